@@ -1,0 +1,33 @@
+/** The daemon's configuration as everything inside it sees it: parsed once by `load-config.ts`, trusted after. */
+
+export type OciRuntimeConfig = { readonly type: "oci"; readonly name: string; readonly path: string };
+
+export type MicroVmRuntimeConfig = {
+  readonly type: "microvm";
+  readonly name: string;
+  /** `auto`, `firecracker`, `firecracker-qemu`, or an absolute path */
+  readonly vmm: string;
+  /** "" = the project's own guest */
+  readonly kernel: string;
+  readonly initrd: string;
+  /** Appended to the kernel command line */
+  readonly bootArgs: string;
+  readonly vcpus: number;
+  readonly memoryMib: number;
+};
+
+export type RuntimeConfig = OciRuntimeConfig | MicroVmRuntimeConfig;
+
+export type DaemonConfig = {
+  /** Images, database: survives a reboot */
+  readonly root: string;
+  /** Sockets, namespaces: does not */
+  readonly state: string;
+  /** The CRI socket */
+  readonly listen: string;
+  readonly defaultRuntime: string;
+  readonly runtimes: ReadonlyMap<string, RuntimeConfig>;
+  readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
+  /** Registry host (`registry.k8s.io`) to its settings */
+  readonly registries: ReadonlyMap<string, { readonly mirrors: readonly string[] }>;
+};

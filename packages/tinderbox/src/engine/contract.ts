@@ -1,0 +1,168 @@
+/** What the doors (CRI, later the shim) see of pods and containers. No gRPC types here. */
+import type { Duplex } from "node:stream";
+import type { Digest, ImageService } from "../image/contract.ts";
+import type { PortMapping } from "../network/contract.ts";
+import type { AttachOptions, ProcessStreams } from "../sandbox/contract.ts";
+
+export type NamespaceMode = "pod" | "container" | "node" | "target";
+
+export type PodConfig = {
+  readonly name: string;
+  readonly uid: string;
+  readonly namespace: string;
+  readonly attempt: number;
+  readonly hostname: string;
+  readonly logDirectory: string;
+  readonly dns: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] } | undefined;
+  readonly portMappings: readonly PortMapping[];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly cgroupParent: string;
+  readonly sysctls: Readonly<Record<string, string>>;
+  readonly namespaces: { readonly network: "pod" | "node"; readonly pid: "pod" | "container" | "node"; readonly ipc: "pod" | "node" };
+  readonly privileged: boolean;
+  readonly readonlyRootfs: boolean;
+};
+
+export type Pod = {
+  readonly id: string;
+  readonly config: PodConfig;
+  readonly handler: string;
+  readonly state: "ready" | "notready";
+  readonly createdAtNs: bigint;
+  readonly ips: readonly string[];
+};
+
+export type Mount = { readonly containerPath: string; readonly hostPath: string; readonly readonly: boolean; readonly propagation: "private" | "rslave" | "rshared" };
+export type Device = { readonly containerPath: string; readonly hostPath: string; readonly permissions: string };
+
+export type LinuxResources = {
+  readonly cpuPeriod: number;
+  readonly cpuQuota: number;
+  readonly cpuShares: number;
+  readonly memoryLimitBytes: number;
+  readonly oomScoreAdj: number;
+  readonly cpusetCpus: string;
+  readonly cpusetMems: string;
+  readonly hugepageLimits: readonly { readonly pageSize: string; readonly limit: number }[];
+  readonly unified: Readonly<Record<string, string>>;
+  readonly memorySwapLimitBytes: number;
+};
+
+export type ContainerSecurity = {
+  readonly privileged: boolean;
+  readonly addCapabilities: readonly string[];
+  readonly dropCapabilities: readonly string[];
+  readonly addAmbientCapabilities: readonly string[];
+  readonly pid: { readonly mode: NamespaceMode; readonly targetId: string };
+  readonly ipc: NamespaceMode;
+  readonly runAsUser: number | undefined;
+  readonly runAsUsername: string;
+  readonly runAsGroup: number | undefined;
+  readonly supplementalGroups: readonly number[];
+  readonly supplementalGroupsPolicy: "merge" | "strict";
+  readonly readonlyRootfs: boolean;
+  readonly noNewPrivs: boolean;
+  readonly maskedPaths: readonly string[];
+  readonly readonlyPaths: readonly string[];
+};
+
+export type ContainerConfig = {
+  readonly name: string;
+  readonly attempt: number;
+  /** Any form that ImageService.get takes; `userImage` is what the user wrote */
+  readonly image: string;
+  readonly userImage: string;
+  readonly command: readonly string[];
+  readonly args: readonly string[];
+  readonly workingDir: string;
+  /** Values are raw: an environment value need not be UTF-8 */
+  readonly env: readonly { readonly key: string; readonly value: string }[];
+  readonly mounts: readonly Mount[];
+  readonly devices: readonly Device[];
+  readonly labels: Readonly<Record<string, string>>;
+  readonly annotations: Readonly<Record<string, string>>;
+  /** Relative to the pod's log directory; "" = no log */
+  readonly logPath: string;
+  readonly stdin: boolean;
+  readonly stdinOnce: boolean;
+  readonly tty: boolean;
+  readonly stopSignal: string;
+  readonly resources: LinuxResources;
+  readonly security: ContainerSecurity;
+};
+
+export type ContainerPhase =
+  | { readonly kind: "created" }
+  | { readonly kind: "running"; readonly startedAtNs: bigint }
+  | { readonly kind: "exited"; readonly startedAtNs: bigint; readonly finishedAtNs: bigint; readonly exitCode: number; readonly reason: string; readonly message: string };
+
+export type Container = {
+  readonly id: string;
+  readonly podId: string;
+  readonly config: ContainerConfig;
+  readonly imageId: Digest;
+  /** A repo digest of the image, or its id when it has none */
+  readonly imageRef: string;
+  readonly createdAtNs: bigint;
+  readonly phase: ContainerPhase;
+  /** Absolute, "" when there is none */
+  readonly logPath: string;
+  readonly user: { readonly uid: number; readonly gid: number; readonly supplementalGroups: readonly number[] };
+  readonly stopSignal: string;
+};
+
+export type ExecRequest = { readonly command: readonly string[]; readonly tty: boolean; readonly stdin: boolean; readonly stdout: boolean; readonly stderr: boolean; readonly timeoutMs: number };
+
+export type ContainerUsage = {
+  readonly containerId: string;
+  readonly timestampNs: bigint;
+  readonly cpuUsageNs: bigint;
+  readonly memoryUsageBytes: bigint;
+  readonly memoryWorkingSetBytes: bigint;
+  readonly memoryRssBytes: bigint;
+  readonly pids: bigint;
+  readonly pageFaults: bigint;
+  readonly majorPageFaults: bigint;
+  readonly writableBytes: bigint;
+  readonly writableInodes: bigint;
+};
+
+export type EngineEvent = { readonly containerId: string; readonly podId: string; readonly kind: "created" | "started" | "stopped" | "deleted"; readonly atNs: bigint };
+
+export type HandlerInfo = { readonly name: string; readonly place: "host" | "microvm" };
+
+/** Ids may be given as unique prefixes. A missing pod or container throws NOT_FOUND unless said otherwise. */
+export type Engine = {
+  readonly images: ImageService;
+  readonly handlers: readonly HandlerInfo[];
+  readonly defaultHandler: string;
+  networkNotReady(): string | undefined;
+  /** The same metadata again while it is made, or when it is ready, gives the same pod. `handler` "" is the default. */
+  runPod(config: PodConfig, handler: string, signal: AbortSignal): Promise<Pod>;
+  /** Idempotent; a missing pod is fine. */
+  stopPod(id: string): Promise<void>;
+  /** Stops first; removes its containers; a missing pod is fine. */
+  removePod(id: string): Promise<void>;
+  pod(id: string): Pod;
+  pods(): readonly Pod[];
+  createContainer(podId: string, config: ContainerConfig, signal: AbortSignal): Promise<Container>;
+  startContainer(id: string, signal: AbortSignal): Promise<void>;
+  /** Stop signal, then SIGKILL after `timeoutMs`; a later call may only shorten the wait. A missing or ended one is fine. */
+  stopContainer(id: string, timeoutMs: number): Promise<void>;
+  /** Kills first; a missing one is fine. */
+  removeContainer(id: string): Promise<void>;
+  container(id: string): Container;
+  containers(): readonly Container[];
+  reopenLog(id: string): Promise<void>;
+  updateResources(id: string, resources: LinuxResources): Promise<void>;
+  usage(id: string): Promise<ContainerUsage>;
+  exec(id: string, request: ExecRequest): Promise<ProcessStreams>;
+  attach(id: string, options: AttachOptions): Promise<ProcessStreams>;
+  portForward(podId: string, port: number): Promise<Duplex>;
+  /** Resolves with the container once it has exited. */
+  waitContainer(id: string, signal: AbortSignal): Promise<Container>;
+  subscribe(listener: (event: EngineEvent) => void): () => void;
+  /** Lets go of everything that lives on; pods keep running. */
+  close(): Promise<void>;
+};

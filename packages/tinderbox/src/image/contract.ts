@@ -1,0 +1,75 @@
+/** What the rest of the node software knows of images. `image/image-service.ts` implements it. */
+import type { Readable } from "node:stream";
+
+/** `sha256:` and 64 hex digits. */
+export type Digest = string & { readonly __brand: "Digest" };
+
+export type ImageConfig = {
+  readonly user: string;
+  readonly env: readonly string[];
+  readonly entrypoint: readonly string[];
+  readonly cmd: readonly string[];
+  readonly workingDir: string;
+  readonly stopSignal: string;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly volumes: readonly string[];
+};
+
+export type Image = {
+  /** Digest of the image's config blob: the image id everywhere */
+  readonly id: Digest;
+  /** Names as asked for, normalised: `docker.io/library/alpine:latest` */
+  readonly repoTags: readonly string[];
+  /** `docker.io/library/alpine@sha256:...` */
+  readonly repoDigests: readonly string[];
+  /** Size of the block image file, bytes; > 0 */
+  readonly sizeBytes: number;
+  readonly config: ImageConfig;
+  /** The read-only file system image file, absolute */
+  readonly blockPath: string;
+  readonly fsType: "squashfs" | "erofs";
+  /** For hosts that resolve USER names: the image's /etc/passwd and /etc/group, bounded */
+  readonly passwd: string;
+  readonly group: string;
+};
+
+export type RegistryAuth =
+  | { readonly kind: "basic"; readonly username: string; readonly password: string }
+  | { readonly kind: "identity-token"; readonly token: string }
+  | { readonly kind: "registry-token"; readonly token: string };
+
+export type PullProgress =
+  | { readonly kind: "resolved"; readonly digest: string; readonly layers: readonly { digest: string; sizeBytes: number }[] }
+  | { readonly kind: "layer"; readonly digest: string; readonly doneBytes: number; readonly sizeBytes: number }
+  | { readonly kind: "converting"; readonly doneLayers: number; readonly layers: number };
+
+export type PullOptions = {
+  readonly auth?: RegistryAuth;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: PullProgress) => void;
+};
+
+export type ImageFsUsage = { readonly mountpoint: string; readonly usedBytes: number; readonly inodesUsed: number };
+
+/** The image store of a node. All methods are safe to call at the same time. */
+export type ImageService = {
+  /** Pulls by tag, digest or both. @throws IMAGE_REFERENCE, REGISTRY, REGISTRY_AUTH, IMAGE_DIGEST, IMAGE_MALFORMED, IMAGE_PLATFORM, NOT_FOUND */
+  pull(reference: string, options?: PullOptions): Promise<Image>;
+  /** Imports from an OCI layout directory, an OCI archive or a docker archive (tar, maybe gzip) under `name`. */
+  importPath(path: string, name: string, options?: PullOptions): Promise<Image>;
+  /** By name, name@digest, id, or unique id prefix. */
+  get(reference: string): Image | undefined;
+  list(): readonly Image[];
+  /** Removes the image with all its names; a missing one is fine. Its file goes when its last user releases it. */
+  remove(reference: string): Promise<void>;
+  /** Keeps the block file until `release`, whatever is removed. `owner` is a container or sandbox id; idempotent by owner. */
+  hold(id: Digest, owner: string): Image;
+  release(id: Digest, owner: string): Promise<void>;
+  /** After a restart: owners that do not exist any more are released. */
+  reconcileHolders(owners: ReadonlySet<string>): Promise<void>;
+  usage(): Promise<ImageFsUsage>;
+  close(): Promise<void>;
+};
+
+/** A layer or config blob as bytes; used between registry client and store. */
+export type BlobSource = { readonly stream: Readable; readonly sizeBytes: number };
