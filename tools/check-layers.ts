@@ -1,0 +1,51 @@
+/** Fails when a folder of the node software imports one that it may not. The table is the design's, see docs/architecture.md. */
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
+
+const source = resolve(import.meta.dirname, "../packages/tinderbox/src");
+
+/** Folder to the folders it may import (besides itself). `x/contract` allows only that folder's contract.ts. */
+const allowed: Readonly<Record<string, readonly string[]>> = {
+  base: [],
+  rpc: ["base"],
+  native: ["base"],
+  image: ["base", "native"],
+  network: ["base", "native", "sandbox/contract"],
+  guest: ["base", "native", "image"],
+  sandbox: ["base", "rpc", "native", "image", "network"],
+  engine: ["base", "native", "image", "network", "sandbox", "rpc"],
+  cri: ["base", "rpc", "engine", "image", "sandbox/contract", "network/contract"],
+  cli: ["base", "rpc", "native", "guest", "image"],
+  daemon: ["base", "rpc", "native", "image", "network", "guest", "sandbox", "engine", "cri"],
+};
+
+function* sourceFiles(directory: string): Generator<string> {
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) yield* sourceFiles(path);
+    else if (entry.name.endsWith(".ts")) yield path;
+  }
+}
+
+const faults: string[] = [];
+for (const file of sourceFiles(source)) {
+  const folder = relative(source, file).split("/")[0] ?? "";
+  const may = allowed[folder];
+  if (may === undefined) {
+    faults.push(`${relative(source, file)}: the folder ${folder}/ is not in the table of tools/check-layers.ts`);
+    continue;
+  }
+  if (file.endsWith(".test.ts")) continue;
+  const text = readFileSync(file, "utf8");
+  for (const [, specifier] of text.matchAll(/(?:from|import\()\s*"(\.[^"]+)"/g)) {
+    const target = relative(source, resolve(dirname(file), specifier ?? ""));
+    const to = target.split("/")[0] ?? "";
+    if (target.startsWith("..") || to === folder) continue;
+    const isContract = target === `${to}/contract.ts`;
+    if (!may.includes(to) && !(isContract && may.includes(`${to}/contract`))) {
+      faults.push(`${relative(source, file)}: ${folder}/ may not import ${target} (allowed: ${may.join(", ") || "nothing"})`);
+    }
+  }
+}
+for (const fault of faults) console.error(fault);
+process.exitCode = faults.length > 0 ? 1 : 0;

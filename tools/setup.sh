@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
+#   tools/setup.sh WHAT...      WHAT: packages | node | native | vsock | clients | guest
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+root=$PWD
+logs=$root/.cache/logs
+mkdir -p "$logs" "$root/.cache/tools"
+
+if [ -t 1 ]; then dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' off=$'\e[0m'; else dim= green= red= off=; fi
+
+# step NAME WHY COMMAND...: runs the command with its output in a log, and shows that time passes.
+step() {
+  local name=$1 why=$2 log started pid
+  shift 2
+  log=$logs/${name// /-}.log
+  started=$SECONDS
+  printf '%s %s(%s)%s\n' "setup: $name" "$dim" "$why" "$off"
+  "$@" >"$log" 2>&1 &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    # Waits for the end of the command, at most ten seconds at a time, to say that it still runs.
+    timeout 10 tail --pid="$pid" -f /dev/null || printf '       %s... %ds: %s%s\n' "$dim" $((SECONDS - started)) "$(tail -n 1 "$log" | cut -c1-90)" "$off"
+  done
+  if wait "$pid"; then
+    printf '       %sdone%s in %ds\n' "$green" "$off" $((SECONDS - started))
+  else
+    printf '       %sfailed%s; the end of %s:\n' "$red" "$off" "$log"
+    tail -n 25 "$log"
+    exit 1
+  fi
+}
+
+packages() {
+  local wanted=(
+    qemu-system-x86 util-linux            # the VMM behind firecracker-qemu; setpriv for its children
+    crun runc                             # OCI runtimes for the host handlers; crun goes into the guest too
+    squashfs-tools e2fsprogs mmdebstrap   # images as squashfs; scratch disks and rootfs.ext4
+    iproute2 containernetworking-plugins iptables nftables   # pod networks
+    docker-registry curl busybox-static   # the demo's registry, requests and image
+    skopeo umoci cpio xz-utils zstd  # referees in tests
+  ) missing=() name
+  [ "$(uname -m)" = x86_64 ] || wanted[0]=qemu-system-arm
+  for name in "${wanted[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null || true)" = installed ] || missing+=("$name")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  if [ "$(id -u)" != 0 ]; then
+    echo "setup: these Debian packages are missing and need root: apt-get install ${missing[*]}" >&2
+    exit 1
+  fi
+  step "package lists" "apt-get update" apt-get update -q
+  step "Debian packages" "${missing[*]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+node() {
+  local stamp=node_modules/.tinderbox-lock
+  cmp -s package-lock.json "$stamp" && return 0
+  step "npm packages" "Node 24 and the libraries in package-lock.json" npm ci --no-audit --no-fund
+  cp package-lock.json "$stamp"
+}
+
+# newer OUT SOURCE...: whether OUT exists and nothing below SOURCE is newer.
+newer() {
+  local out=$1
+  shift
+  [ -e "$out" ] && [ -z "$(find "$@" -type f -newer "$out" -not -path '*/target/*' -print -quit)" ]
+}
+
+native() {
+  newer bin/tinderbox-native native proto && return 0
+  step "tinderbox-native" "the agent, one static Rust program" \
+    cargo build --release --locked --manifest-path native/Cargo.toml --target-dir .cache/native
+  local built
+  built=$(find .cache/native -maxdepth 3 -path '*release/tinderbox-native' -type f -printf '%T@ %p\n' | sort -rn | head -n 1 | cut -d' ' -f2)
+  install -m 755 "$built" bin/.tinderbox-native.new
+  mv bin/.tinderbox-native.new bin/tinderbox-native
+}
+
+vsock() {
+  [ -x .cache/tools/bin/vhost-device-vsock ] && return 0
+  step "vhost-device-vsock" "vsock for QEMU guests, from crates.io" \
+    cargo install vhost-device-vsock --version 0.3.0 --locked --root .cache/tools --target-dir .cache/vhost-device-vsock
+}
+
+clients() {
+  newer tests/clients/bin/crictl tests/clients/go.mod tests/clients/go.sum && return 0
+  step "crictl v1.36.0" "the real client, from the Go module proxy" \
+    env -C tests/clients CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0" \
+    -o bin/crictl sigs.k8s.io/cri-tools/cmd/crictl
+}
+
+guest() {
+  step "guest" "kernel and initramfs for microVMs, from Debian's packages" bin/tinderbox guest build --output .cache/guest
+}
+
+for what in "$@"; do
+  case $what in
+    packages | node | native | vsock | clients | guest) "$what" ;;
+    *) echo "setup: unknown part '$what'; one of: packages node native vsock clients guest" >&2; exit 2 ;;
+  esac
+done

