@@ -56,7 +56,8 @@ packages() {
 node() {
   local stamp=node_modules/.tinderbox-lock
   cmp -s package-lock.json "$stamp" && return 0
-  step "npm packages" "Node 24 and the libraries in package-lock.json" npm ci --no-audit --no-fund
+  # Not `npm ci`: it refuses a lock file that leaves out other platforms' optional binaries, as npm writes it here.
+  step "npm packages" "Node 24 and the libraries in package-lock.json" npm install --no-save --no-audit --no-fund
   cp package-lock.json "$stamp"
 }
 
