@@ -7,7 +7,10 @@ import { test } from "node:test";
 const root = join(import.meta.dirname, "..");
 
 test("demo: runs to its end, on two different kernels, and leaves nothing", () => {
-  const demo = spawnSync(process.execPath, [join(root, "tools/demo.ts")], { encoding: "utf8", timeout: 400_000 });
+  const demo = spawnSync(process.execPath, [join(root, "tools/demo.ts")], {
+    encoding: "utf8",
+    timeout: 400_000,
+  });
   assert.equal(demo.status, 0, `${demo.stdout}\n${demo.stderr}`);
   const kernels = /kernels: firecracker (\S+), crun (\S+)/.exec(demo.stdout);
   assert.notEqual(kernels?.[1], kernels?.[2]);

@@ -32,7 +32,9 @@ for (const file of sourceFiles(source)) {
   const folder = relative(source, file).split("/")[0] ?? "";
   const may = allowed[folder];
   if (may === undefined) {
-    faults.push(`${relative(source, file)}: the folder ${folder}/ is not in the table of tools/check-layers.ts`);
+    faults.push(
+      `${relative(source, file)}: the folder ${folder}/ is not in the table of tools/check-layers.ts`,
+    );
     continue;
   }
   if (file.endsWith(".test.ts")) continue;
@@ -43,7 +45,9 @@ for (const file of sourceFiles(source)) {
     if (target.startsWith("..") || to === folder) continue;
     const isContract = target === `${to}/contract.ts`;
     if (!may.includes(to) && !(isContract && may.includes(`${to}/contract`))) {
-      faults.push(`${relative(source, file)}: ${folder}/ may not import ${target} (allowed: ${may.join(", ") || "nothing"})`);
+      faults.push(
+        `${relative(source, file)}: ${folder}/ may not import ${target} (allowed: ${may.join(", ") || "nothing"})`,
+      );
     }
   }
 }

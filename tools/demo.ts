@@ -4,17 +4,18 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, mkdtempSync, rmSync, watch, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { styleText } from "node:util";
-import { crictlPath } from "../tests/support/crictl.ts";
+import { pushBusyboxImage } from "../tests/support/busybox-image.ts";
 import { writeBridgeConf } from "../tests/support/cni.ts";
+import { crictlPath } from "../tests/support/crictl.ts";
 import { startDaemon } from "../tests/support/daemon.ts";
 import { diffSnapshots, formatDiff, snapshotHost } from "../tests/support/leak-report.ts";
-import { pushBusyboxImage } from "../tests/support/busybox-image.ts";
 import { startRegistry } from "../tests/support/test-registry.ts";
 
 const root = join(import.meta.dirname, "..");
 const bin = join(root, "bin");
 const colour = process.stdout.isTTY === true && !process.env["NO_COLOR"];
-const style = (format: Parameters<typeof styleText>[0], text: string): string => (colour ? styleText(format, text) : text);
+const style = (format: Parameters<typeof styleText>[0], text: string): string =>
+  colour ? styleText(format, text) : text;
 
 class DemoFailure extends Error {}
 
@@ -29,10 +30,14 @@ function say(text: string): void {
 /** Shows a command as one would type it, runs it, shows its output, and fails the demo when its exit status is not `expected`. */
 function show(shown: string, file: string, args: readonly string[], expected = 0): string {
   console.log(`${style("green", "$")} ${style("bold", shown)}`);
-  const result = spawnSync(file, args, { encoding: "utf8", env: { ...process.env, PATH: `${bin}:${process.env["PATH"]}` } });
+  const result = spawnSync(file, args, {
+    encoding: "utf8",
+    env: { ...process.env, PATH: `${bin}:${process.env["PATH"]}` },
+  });
   const output = `${result.stdout}${result.stderr}`;
   if (output) process.stdout.write(output.replace(/^/gm, "  ").replace(/ {2}$/, ""));
-  if (result.status !== expected) throw new DemoFailure(`${shown}: exit status ${result.status}, not ${expected}`);
+  if (result.status !== expected)
+    throw new DemoFailure(`${shown}: exit status ${result.status}, not ${expected}`);
   return result.stdout.trim();
 }
 
@@ -40,12 +45,23 @@ function show(shown: string, file: string, args: readonly string[], expected = 0
 async function plainMicrovm(work: string): Promise<void> {
   heading("1. A plain microVM, driven by curl");
   const guest = join(work, "guest");
-  show("tinderbox guest build --rootfs busybox --output guest", join(bin, "tinderbox"), ["guest", "build", "--rootfs", "busybox", "--output", guest]);
+  show("tinderbox guest build --rootfs busybox --output guest", join(bin, "tinderbox"), [
+    "guest",
+    "build",
+    "--rootfs",
+    "busybox",
+    "--output",
+    guest,
+  ]);
   const socket = join(work, "firecracker.sock");
-  console.log(`${style("green", "$")} ${style("bold", "firecracker-qemu --api-sock firecracker.sock --id demo &")}`);
+  console.log(
+    `${style("green", "$")} ${style("bold", "firecracker-qemu --api-sock firecracker.sock --id demo &")}`,
+  );
   // The launcher's directory is watched before the start, so the socket's appearance cannot be missed.
   const watcher = watch(work);
-  const vmm = spawn(join(bin, "firecracker-qemu"), ["--api-sock", socket, "--id", "demo"], { stdio: ["ignore", "pipe", "inherit"] });
+  const vmm = spawn(join(bin, "firecracker-qemu"), ["--api-sock", socket, "--id", "demo"], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   const ended = once(vmm, "exit");
   let console_ = "";
   vmm.stdout.on("data", (chunk: Buffer) => {
@@ -58,7 +74,17 @@ async function plainMicrovm(work: string): Promise<void> {
       const json = JSON.stringify(body);
       const shown = json.replaceAll(`${work}/`, "");
       show(`curl --unix-socket firecracker.sock -X PUT http://localhost${path} -d '${shown}'`, "curl", [
-        ...["-sS", "--fail-with-body", "--unix-socket", socket, "-X", "PUT", `http://localhost${path}`, "-d", json],
+        ...[
+          "-sS",
+          "--fail-with-body",
+          "--unix-socket",
+          socket,
+          "-X",
+          "PUT",
+          `http://localhost${path}`,
+          "-d",
+          json,
+        ],
       ]);
     };
     put("/boot-source", {
@@ -66,7 +92,12 @@ async function plainMicrovm(work: string): Promise<void> {
       initrd_path: join(guest, "initramfs-plain.img"),
       boot_args: "console=ttyS0 reboot=k panic=1 quiet",
     });
-    put("/drives/rootfs", { drive_id: "rootfs", path_on_host: join(guest, "rootfs.ext4"), is_root_device: true, is_read_only: false });
+    put("/drives/rootfs", {
+      drive_id: "rootfs",
+      path_on_host: join(guest, "rootfs.ext4"),
+      is_root_device: true,
+      is_read_only: false,
+    });
     put("/machine-config", { vcpu_count: 1, mem_size_mib: 128 });
     put("/actions", { action_type: "InstanceStart" });
     await Promise.race([
@@ -79,7 +110,8 @@ async function plainMicrovm(work: string): Promise<void> {
     watcher.close();
     vmm.kill("SIGKILL");
   }
-  if (!/Linux .* x86_64|Linux .* aarch64/.test(console_)) throw new DemoFailure("the guest's console never showed `uname -a`");
+  if (!/Linux .* x86_64|Linux .* aarch64/.test(console_))
+    throw new DemoFailure("the guest's console never showed `uname -a`");
   say(`the guest ended by itself, and the VMM with it (exit status ${vmm.exitCode})`);
 }
 
@@ -87,7 +119,15 @@ async function plainMicrovm(work: string): Promise<void> {
 async function podsByCrictl(work: string, image: string, socket: string): Promise<void> {
   heading("2. Pods by crictl: the same image in a microVM and on the host");
   const crictl = (shown: string, ...args: string[]): string =>
-    show(`crictl ${shown}`, crictlPath, ["--runtime-endpoint", `unix://${socket}`, "--image-endpoint", `unix://${socket}`, "--timeout", "60s", ...args]);
+    show(`crictl ${shown}`, crictlPath, [
+      "--runtime-endpoint",
+      `unix://${socket}`,
+      "--image-endpoint",
+      `unix://${socket}`,
+      "--timeout",
+      "60s",
+      ...args,
+    ]);
   crictl(`pull ${image}`, "pull", image);
   crictl("images", "images");
   const kernels = new Map<string, string>();
@@ -108,7 +148,11 @@ async function podsByCrictl(work: string, image: string, socket: string): Promis
       JSON.stringify({
         metadata: { name: "hello", attempt: 1 },
         image: { image },
-        command: ["sh", "-c", "trap 'echo bye; exit 0' TERM; echo hello from $(uname -n), kernel $(uname -r); while :; do sleep 1000 & wait; done"],
+        command: [
+          "sh",
+          "-c",
+          "trap 'echo bye; exit 0' TERM; echo hello from $(uname -n), kernel $(uname -r); while :; do sleep 1000 & wait; done",
+        ],
         log_path: "hello.log",
         linux: {},
       }),
@@ -125,7 +169,8 @@ async function podsByCrictl(work: string, image: string, socket: string): Promis
     crictl("stopp POD", "stopp", podId);
     crictl("rmp POD", "rmp", podId);
   }
-  if (kernels.get("firecracker") === kernels.get("crun")) throw new DemoFailure("both handlers ran on the same kernel");
+  if (kernels.get("firecracker") === kernels.get("crun"))
+    throw new DemoFailure("both handlers ran on the same kernel");
   say(`kernels: firecracker ${kernels.get("firecracker")}, crun ${kernels.get("crun")}`);
 }
 
@@ -152,7 +197,12 @@ async function main(): Promise<void> {
           ...["--socket", daemon.socket, "run", "--runtime", handler, "--timing", image, "--", "uname", "-a"],
         ]);
       }
-      show(`tinderbox run ${image} -- sh -c 'exit 7'`, join(bin, "tinderbox"), ["--socket", daemon.socket, "run", image, "--", "sh", "-c", "exit 7"], 7);
+      show(
+        `tinderbox run ${image} -- sh -c 'exit 7'`,
+        join(bin, "tinderbox"),
+        ["--socket", daemon.socket, "run", image, "--", "sh", "-c", "exit 7"],
+        7,
+      );
       say("the container's exit status, 7, was passed on");
     } finally {
       await daemon.stop();
@@ -172,6 +222,11 @@ async function main(): Promise<void> {
 try {
   await main();
 } catch (error) {
-  console.error(style("red", `\ndemo: ${error instanceof DemoFailure ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error)}`));
+  console.error(
+    style(
+      "red",
+      `\ndemo: ${error instanceof DemoFailure ? error.message : error instanceof Error ? (error.stack ?? error.message) : String(error)}`,
+    ),
+  );
   process.exitCode = 1;
 }

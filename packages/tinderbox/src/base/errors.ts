@@ -81,5 +81,7 @@ export class TinderboxError extends Error {
 
 /** The errno of a failed system call ("ENOENT"), undefined for anything else. */
 export function errnoOf(thrown: unknown): string | undefined {
-  return thrown instanceof Error && "code" in thrown && typeof thrown.code === "string" ? thrown.code : undefined;
+  return thrown instanceof Error && "code" in thrown && typeof thrown.code === "string"
+    ? thrown.code
+    : undefined;
 }

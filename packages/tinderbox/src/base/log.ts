@@ -28,7 +28,8 @@ function textValue(value: string | number | boolean): string {
 
 function formatText(level: LogLevel, message: string, fields: LogFields): string {
   let line = `${new Date().toISOString()} ${level.toUpperCase().padEnd(5)} ${message.replaceAll("\n", "\\n")}`;
-  for (const [key, value] of Object.entries(fields)) if (value !== undefined) line += ` ${key}=${textValue(value)}`;
+  for (const [key, value] of Object.entries(fields))
+    if (value !== undefined) line += ` ${key}=${textValue(value)}`;
   return `${line}\n`;
 }
 

@@ -8,7 +8,8 @@ export const projectRoot: string = join(import.meta.dirname, "../../../..");
 export const binDirectory: string = join(projectRoot, "bin");
 
 /** The multi-call Rust program. `TINDERBOX_NATIVE` overrides. */
-export const nativeProgram: string = process.env["TINDERBOX_NATIVE"] ?? join(binDirectory, "tinderbox-native");
+export const nativeProgram: string =
+  process.env["TINDERBOX_NATIVE"] ?? join(binDirectory, "tinderbox-native");
 
 /** Where `tinderbox guest build` puts its artefacts when not told otherwise. */
 export const guestDirectory: string = process.env["TINDERBOX_GUEST_DIR"] ?? join(projectRoot, ".cache/guest");

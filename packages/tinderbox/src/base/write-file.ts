@@ -5,7 +5,11 @@ import { dirname } from "node:path";
 let sequence = 0;
 
 /** Writes `content` to `path` so that a reader, or a crash, sees the old content or all of the new. */
-export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+export async function writeFileAtomic(
+  path: string,
+  content: string | Uint8Array,
+  mode = 0o600,
+): Promise<void> {
   const temporary = `${path}.${process.pid}.${sequence++}.tmp`;
   try {
     const file = await open(temporary, "wx", mode);

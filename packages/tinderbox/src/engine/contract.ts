@@ -13,13 +13,23 @@ export type PodConfig = {
   readonly attempt: number;
   readonly hostname: string;
   readonly logDirectory: string;
-  readonly dns: { readonly servers: readonly string[]; readonly searches: readonly string[]; readonly options: readonly string[] } | undefined;
+  readonly dns:
+    | {
+        readonly servers: readonly string[];
+        readonly searches: readonly string[];
+        readonly options: readonly string[];
+      }
+    | undefined;
   readonly portMappings: readonly PortMapping[];
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
   readonly cgroupParent: string;
   readonly sysctls: Readonly<Record<string, string>>;
-  readonly namespaces: { readonly network: "pod" | "node"; readonly pid: "pod" | "container" | "node"; readonly ipc: "pod" | "node" };
+  readonly namespaces: {
+    readonly network: "pod" | "node";
+    readonly pid: "pod" | "container" | "node";
+    readonly ipc: "pod" | "node";
+  };
   readonly privileged: boolean;
   readonly readonlyRootfs: boolean;
 };
@@ -33,8 +43,17 @@ export type Pod = {
   readonly ips: readonly string[];
 };
 
-export type Mount = { readonly containerPath: string; readonly hostPath: string; readonly readonly: boolean; readonly propagation: "private" | "rslave" | "rshared" };
-export type Device = { readonly containerPath: string; readonly hostPath: string; readonly permissions: string };
+export type Mount = {
+  readonly containerPath: string;
+  readonly hostPath: string;
+  readonly readonly: boolean;
+  readonly propagation: "private" | "rslave" | "rshared";
+};
+export type Device = {
+  readonly containerPath: string;
+  readonly hostPath: string;
+  readonly permissions: string;
+};
 
 export type LinuxResources = {
   readonly cpuPeriod: number;
@@ -95,7 +114,14 @@ export type ContainerConfig = {
 export type ContainerPhase =
   | { readonly kind: "created" }
   | { readonly kind: "running"; readonly startedAtNs: bigint }
-  | { readonly kind: "exited"; readonly startedAtNs: bigint; readonly finishedAtNs: bigint; readonly exitCode: number; readonly reason: string; readonly message: string };
+  | {
+      readonly kind: "exited";
+      readonly startedAtNs: bigint;
+      readonly finishedAtNs: bigint;
+      readonly exitCode: number;
+      readonly reason: string;
+      readonly message: string;
+    };
 
 export type Container = {
   readonly id: string;
@@ -108,11 +134,22 @@ export type Container = {
   readonly phase: ContainerPhase;
   /** Absolute, "" when there is none */
   readonly logPath: string;
-  readonly user: { readonly uid: number; readonly gid: number; readonly supplementalGroups: readonly number[] };
+  readonly user: {
+    readonly uid: number;
+    readonly gid: number;
+    readonly supplementalGroups: readonly number[];
+  };
   readonly stopSignal: string;
 };
 
-export type ExecRequest = { readonly command: readonly string[]; readonly tty: boolean; readonly stdin: boolean; readonly stdout: boolean; readonly stderr: boolean; readonly timeoutMs: number };
+export type ExecRequest = {
+  readonly command: readonly string[];
+  readonly tty: boolean;
+  readonly stdin: boolean;
+  readonly stdout: boolean;
+  readonly stderr: boolean;
+  readonly timeoutMs: number;
+};
 
 export type ContainerUsage = {
   readonly containerId: string;
@@ -128,7 +165,12 @@ export type ContainerUsage = {
   readonly writableInodes: bigint;
 };
 
-export type EngineEvent = { readonly containerId: string; readonly podId: string; readonly kind: "created" | "started" | "stopped" | "deleted"; readonly atNs: bigint };
+export type EngineEvent = {
+  readonly containerId: string;
+  readonly podId: string;
+  readonly kind: "created" | "started" | "stopped" | "deleted";
+  readonly atNs: bigint;
+};
 
 export type HandlerInfo = { readonly name: string; readonly place: "host" | "microvm" };
 

@@ -39,8 +39,17 @@ export type RegistryAuth =
   | { readonly kind: "registry-token"; readonly token: string };
 
 export type PullProgress =
-  | { readonly kind: "resolved"; readonly digest: string; readonly layers: readonly { digest: string; sizeBytes: number }[] }
-  | { readonly kind: "layer"; readonly digest: string; readonly doneBytes: number; readonly sizeBytes: number }
+  | {
+      readonly kind: "resolved";
+      readonly digest: string;
+      readonly layers: readonly { digest: string; sizeBytes: number }[];
+    }
+  | {
+      readonly kind: "layer";
+      readonly digest: string;
+      readonly doneBytes: number;
+      readonly sizeBytes: number;
+    }
   | { readonly kind: "converting"; readonly doneLayers: number; readonly layers: number };
 
 export type PullOptions = {
@@ -49,7 +58,11 @@ export type PullOptions = {
   readonly onProgress?: (progress: PullProgress) => void;
 };
 
-export type ImageFsUsage = { readonly mountpoint: string; readonly usedBytes: number; readonly inodesUsed: number };
+export type ImageFsUsage = {
+  readonly mountpoint: string;
+  readonly usedBytes: number;
+  readonly inodesUsed: number;
+};
 
 /** The image store of a node. All methods are safe to call at the same time. */
 export type ImageService = {

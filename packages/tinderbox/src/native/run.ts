@@ -16,7 +16,11 @@ export type RunOptions = {
 export type RunResult = { readonly code: number; readonly stdout: string; readonly stderr: string };
 
 /** Runs `file` with `args` (no shell) and returns whatever its exit status; throws when it cannot start, times out or dies by a signal. */
-export async function tryRun(file: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+export async function tryRun(
+  file: string,
+  args: readonly string[],
+  options: RunOptions = {},
+): Promise<RunResult> {
   const limit = options.maxOutputBytes ?? 1 << 20;
   const timeout = AbortSignal.timeout(options.timeoutMs ?? 60_000);
   const signal = options.signal ? AbortSignal.any([options.signal, timeout]) : timeout;
@@ -37,7 +41,11 @@ export async function tryRun(file: string, args: readonly string[], options: Run
       signal.removeEventListener("abort", onAbort);
       const missing = errnoOf(cause) === "ENOENT";
       reject(
-        new TinderboxError(missing ? "TOOL_MISSING" : "TOOL_FAILED", `${file}: ${missing ? "not found on PATH" : cause.message}`, { cause }),
+        new TinderboxError(
+          missing ? "TOOL_MISSING" : "TOOL_FAILED",
+          `${file}: ${missing ? "not found on PATH" : cause.message}`,
+          { cause },
+        ),
       );
     });
     child.once("close", (code, killedBy) => {
@@ -45,8 +53,15 @@ export async function tryRun(file: string, args: readonly string[], options: Run
       const stdout = Buffer.concat(outputs.stdout).toString("utf8");
       const stderr = Buffer.concat(outputs.stderr).toString("utf8");
       if (code !== null) return resolve({ code, stdout, stderr });
-      const why = timeout.aborted ? `no end after ${options.timeoutMs ?? 60_000} ms` : `killed by ${killedBy}`;
-      reject(new TinderboxError(timeout.aborted ? "TIMEOUT" : signal.aborted ? "ABORTED" : "TOOL_FAILED", `${file}: ${why}: ${stderr.trim()}`));
+      const why = timeout.aborted
+        ? `no end after ${options.timeoutMs ?? 60_000} ms`
+        : `killed by ${killedBy}`;
+      reject(
+        new TinderboxError(
+          timeout.aborted ? "TIMEOUT" : signal.aborted ? "ABORTED" : "TOOL_FAILED",
+          `${file}: ${why}: ${stderr.trim()}`,
+        ),
+      );
     });
     child.stdin.on("error", () => {});
     child.stdin.end(options.input);

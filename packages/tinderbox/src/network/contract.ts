@@ -1,7 +1,12 @@
 /** Pod networks: a namespace, CNI's interfaces in it, and for a microVM the taps joined to them. */
 import type { SandboxInterface } from "../sandbox/contract.ts";
 
-export type PortMapping = { readonly protocol: "tcp" | "udp" | "sctp"; readonly containerPort: number; readonly hostPort: number; readonly hostIp: string };
+export type PortMapping = {
+  readonly protocol: "tcp" | "udp" | "sctp";
+  readonly containerPort: number;
+  readonly hostPort: number;
+  readonly hostIp: string;
+};
 
 export type PodNetworkRequest = {
   readonly sandboxId: string;
@@ -18,7 +23,11 @@ export type PodNetwork = {
   readonly interfaces: readonly SandboxInterface[];
   /** Pod IPs, primary first, no prefix length */
   readonly ips: readonly string[];
-  readonly dns: { readonly nameservers: readonly string[]; readonly search: readonly string[]; readonly options: readonly string[] };
+  readonly dns: {
+    readonly nameservers: readonly string[];
+    readonly search: readonly string[];
+    readonly options: readonly string[];
+  };
 };
 
 export type NetworkService = {

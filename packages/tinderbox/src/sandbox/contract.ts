@@ -12,7 +12,9 @@ export type SandboxSpec = {
   /** cgroupfs path of the pod below each hierarchy's root, no leading slash: `kubepods/pod-x` or `tinderbox/ID` */
   readonly cgroupPath: string;
   /** true when this sandbox made the cgroup's parent as well and may remove it */
-  readonly network: { readonly kind: "host" } | { readonly kind: "pod"; readonly netnsPath: string; readonly interfaces: readonly SandboxInterface[] };
+  readonly network:
+    | { readonly kind: "host" }
+    | { readonly kind: "pod"; readonly netnsPath: string; readonly interfaces: readonly SandboxInterface[] };
   readonly resolvConf: string;
   readonly sysctls: Readonly<Record<string, string>>;
   /** NamespaceMode POD for pid: containers see each other's processes */
