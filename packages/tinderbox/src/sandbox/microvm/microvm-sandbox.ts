@@ -1,0 +1,318 @@
+/** Pods in microVMs: a VMM with Firecracker's API in the pod's namespace and cgroup, the agent as the guest's PID 1. */
+import { randomBytes } from "node:crypto";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as delay } from "node:timers/promises";
+import {
+  adoptMachine,
+  dialVsock,
+  launchMachine,
+  listenVsock,
+  type Machine,
+  type MachineConfiguration,
+} from "@tinderbox/firecracker";
+import { TinderboxError } from "../../base/errors.ts";
+import type { Logger } from "../../base/log.ts";
+import { nativeProgram } from "../../base/paths.ts";
+import { isAlive, type ProcessIdentity, signalProcess } from "../../base/process-identity.ts";
+import { UndoStack } from "../../base/undo.ts";
+import { writeFileAtomic } from "../../base/write-file.ts";
+import { AgentConnection } from "../../rpc/agent-client.ts";
+import { AgentSandbox, type Place } from "../agent-sandbox.ts";
+import type { SandboxFactory, SandboxRecord } from "../contract.ts";
+import { makePodCgroup, removePodCgroup } from "../pod-cgroup.ts";
+import { parseProcessIdentity, sandboxDirectory } from "../sandbox-directory.ts";
+import { boundConsole, consoleTail, openConsole } from "./console-file.ts";
+import { DriveSlots } from "./drive-slots.ts";
+import { MicrovmLogs } from "./microvm-logs.ts";
+import { makeScratchDrive } from "./scratch-drive.ts";
+
+export type MicrovmSandboxOptions = {
+  /** Name of the runtime handler */
+  readonly handler: string;
+  /** Runtime files: sockets, scratch drives. On a disk with room for the scratch drives */
+  readonly stateDir: string;
+  /** The VMM's path: Firecracker or firecracker-qemu */
+  readonly vmm: string;
+  /** Uncompressed ELF kernel */
+  readonly kernel: string;
+  readonly initrd: string;
+  /** Appended to the kernel command line. @default "" */
+  readonly bootArgs?: string;
+  /** Images a pod can use at the same time. @default 8 */
+  readonly placeholderDrives?: number;
+  /** Writable space of a pod, MiB, sparse. @default 10240 */
+  readonly scratchMib?: number;
+  /** ms from InstanceStart to the guest's call. @default 60_000 */
+  readonly bootTimeoutMs?: number;
+  readonly log: Logger;
+};
+
+const agentPort = 1024;
+const guestCid = 3;
+
+// Serial for the console's tail in errors, quiet so that it costs little; no probing for a keyboard controller;
+// a guest that panics or reboots ends its VMM.
+const baseBootArgs =
+  "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd cryptomgr.notests random.trust_cpu=on";
+
+/** Instance ids know letters, digits and `-`, 64 at most. */
+function instanceId(id: string): string {
+  return id.replace(/[^0-9A-Za-z-]/g, "-").slice(0, 64);
+}
+
+function machineConfiguration(record: SandboxRecord, options: MicrovmSandboxOptions): MachineConfiguration {
+  const { spec, directory } = record;
+  const interfaces = spec.network.kind === "pod" ? spec.network.interfaces : [];
+  const placeholders = Array.from({ length: options.placeholderDrives ?? 8 }, (_, index) => ({
+    drive_id: `image_${index + 1}`,
+    is_root_device: false,
+    is_read_only: true,
+    path_on_host: join(directory, "placeholder"),
+  }));
+  return {
+    "machine-config": { vcpu_count: spec.vcpus, mem_size_mib: spec.memoryMib },
+    "boot-source": {
+      kernel_image_path: options.kernel,
+      initrd_path: options.initrd,
+      boot_args: `${baseBootArgs} ${options.bootArgs ?? ""}`.trim(),
+    },
+    drives: [
+      {
+        drive_id: "scratch",
+        is_root_device: false,
+        is_read_only: false,
+        path_on_host: join(directory, "scratch.ext4"),
+      },
+      ...placeholders,
+    ],
+    "network-interfaces": interfaces.map((device, index) => {
+      if (device.tap === undefined)
+        throw new TinderboxError("INTERNAL", `interface ${device.name} of pod ${spec.id} has no tap`);
+      return { iface_id: `net_${index}`, host_dev_name: device.tap, guest_mac: device.mac };
+    }),
+    vsock: { guest_cid: guestCid, uds_path: join(directory, "vsock.sock") },
+    entropy: {},
+  };
+}
+
+/** Tells the guest who it is: after a boot, and again after a snapshot is loaded. */
+async function configureGuest(
+  control: AgentConnection,
+  record: SandboxRecord,
+  signal: AbortSignal,
+): Promise<void> {
+  const { spec } = record;
+  await control.call(
+    {
+      case: "configureGuest",
+      value: {
+        hostname: spec.hostname,
+        interfaces:
+          spec.network.kind === "pod"
+            ? spec.network.interfaces.map((device) => ({
+                name: device.name,
+                mac: device.mac,
+                addresses: [...device.addresses],
+                routes: device.routes.map((route) => ({
+                  destination: route.destination,
+                  gateway: route.gateway,
+                })),
+                mtu: device.mtu,
+              }))
+            : [],
+        resolvConf: Buffer.from(spec.resolvConf),
+        sysctls: Object.entries(spec.sysctls).map(([name, value]) => ({ name, value })),
+        unixTimeNs: BigInt(Date.now()) * 1_000_000n,
+        entropy: randomBytes(256),
+        scratchDrive: 0,
+        podPidNamespace: spec.sharedPidNamespace,
+      },
+    },
+    signal,
+  );
+}
+
+/** Makes microVM sandboxes for one runtime handler. */
+export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): SandboxFactory {
+  const { stateDir, handler, log } = options;
+  const placeholderDrives = options.placeholderDrives ?? 8;
+
+  const readIdentity = async (record: SandboxRecord): Promise<ProcessIdentity | undefined> =>
+    parseProcessIdentity(await readFile(join(record.directory, "machine.json"), "utf8").catch(() => ""));
+
+  /** By the record alone: a VMM whose identity was never written down is still in the pod's cgroup. */
+  async function clean(record: SandboxRecord): Promise<void> {
+    const identity = await readIdentity(record);
+    if (identity) signalProcess(identity, "SIGKILL");
+    await removePodCgroup(record.spec.cgroupPath);
+    for (let waited = 0; identity && isAlive(identity); waited += 5) {
+      if (waited > 10_000)
+        throw new TinderboxError("CLEANUP", `the VMM (process ${identity.pid}) does not die`);
+      await delay(5);
+    }
+    await rm(record.directory, { recursive: true, force: true });
+  }
+
+  async function makeSandbox(
+    record: SandboxRecord,
+    machine: Machine,
+    control?: AgentConnection,
+  ): Promise<{ sandbox: AgentSandbox; slots: DriveSlots; logs: MicrovmLogs }> {
+    const logs = new MicrovmLogs(record.directory, log);
+    const slots = await DriveSlots.load(record.directory, placeholderDrives, {
+      setBacking: (index, path) => machine.api.patchDrive({ drive_id: `image_${index}`, path_on_host: path }),
+      releaseInGuest: async (index) => {
+        await (await sandbox.control()).call(
+          { case: "releaseDrive", value: { index } },
+          AbortSignal.timeout(30_000),
+        );
+      },
+    });
+    const consolePath = join(record.directory, "console.log");
+    const watcher = boundConsole(consolePath);
+    const place: Place = {
+      kind: "microvm",
+      logs,
+      dial: (signal) => dialVsock(join(record.directory, "vsock.sock"), agentPort, signal),
+      acquireRootfs: async (spec) => ({
+        lower: { case: "drive", value: await slots.acquire(spec.id, spec.image) },
+      }),
+      releaseRootfs: (containerId) => slots.release(containerId),
+      async destroy(askAgent) {
+        watcher.close();
+        await machine.shutdown({ askGuest: askAgent, guestMs: 2_000, terminateMs: 500 });
+        await clean(record);
+      },
+      async whyGone() {
+        watcher.close();
+        const said = await consoleTail(consolePath);
+        return `the microVM (process ${machine.identity.pid}) ${machine.isAlive ? "does not answer" : "has ended"}${said === "" ? "" : `; its console: ${said.slice(-500)}`}`;
+      },
+    };
+    const sandbox = new AgentSandbox(record, place, control);
+    logs.sandbox = sandbox;
+    return { sandbox, slots, logs };
+  }
+
+  async function boot(record: SandboxRecord, signal: AbortSignal, undo: UndoStack): Promise<AgentSandbox> {
+    const { directory, spec } = record;
+    undo.defer(`remove what sandbox ${record.id} left`, () => clean(record));
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    const cgroups = await makePodCgroup(spec.cgroupPath);
+    await Promise.all([
+      makeScratchDrive(stateDir, options.scratchMib ?? 10_240, join(directory, "scratch.ext4"), signal),
+      // 512 bytes: smaller than any image, so that every change of a drive is a change of size.
+      writeFile(join(directory, "placeholder"), Buffer.alloc(512)),
+    ]);
+    const console = openConsole(join(directory, "console.log"));
+    let machine: Machine;
+    try {
+      const netns = spec.network.kind === "pod" ? ["--netns", spec.network.netnsPath] : [];
+      machine = await launchMachine({
+        binary: options.vmm,
+        apiSocket: join(directory, "api.sock"),
+        id: instanceId(record.id),
+        spawnPrefix: [
+          nativeProgram,
+          "launch",
+          ...netns,
+          ...cgroups.flatMap((path) => ["--cgroup", path]),
+          "--",
+        ],
+        outputFd: console.fd,
+        signal,
+      });
+    } finally {
+      console.close();
+    }
+    undo.defer("kill the VMM", () => machine.kill());
+    await writeFileAtomic(join(directory, "machine.json"), JSON.stringify(machine.identity));
+    // The guest calls when it is up; the listener is there before it starts.
+    await using listener = await listenVsock(join(directory, "vsock.sock"), agentPort);
+    await machine.configure(machineConfiguration(record, options), signal);
+    await machine.start(signal);
+    const milliseconds = options.bootTimeoutMs ?? 60_000;
+    const booted = AbortSignal.any([signal, AbortSignal.timeout(milliseconds)]);
+    let socket: Awaited<ReturnType<typeof listener.accept>>;
+    try {
+      socket = await machine.whileAlive(listener.accept(booted));
+    } catch (cause) {
+      signal.throwIfAborted();
+      const what = machine.isAlive
+        ? `the guest did not call in ${milliseconds} ms`
+        : "the VMM ended while the guest booted";
+      throw new TinderboxError(
+        "VMM",
+        `${what}; its console: ${(await consoleTail(join(directory, "console.log"))) || "(empty)"}`,
+        { cause },
+      );
+    }
+    const control = await AgentConnection.open(socket, { signal });
+    undo.defer("close the agent's connection", () => control.close());
+    await configureGuest(control, record, signal);
+    const { sandbox } = await makeSandbox(record, machine, control);
+    return sandbox;
+  }
+
+  return {
+    place: "microvm",
+    handler,
+    plan: (spec) => {
+      if (spec.hostPid || spec.hostIpc || spec.network.kind === "host") {
+        throw new TinderboxError(
+          "UNSUPPORTED",
+          `pod ${spec.id}: a microVM has no part in the host's network, PID or IPC namespace`,
+          {
+            hint: "Run such a pod with a host runtime handler.",
+          },
+        );
+      }
+      return { id: spec.id, place: "microvm", handler, directory: sandboxDirectory(stateDir, spec.id), spec };
+    },
+    async start(record, signal) {
+      const undo = new UndoStack();
+      try {
+        return await boot(record, signal, undo);
+      } catch (cause) {
+        const tail = await consoleTail(join(record.directory, "console.log"));
+        await undo
+          .unwind()
+          .catch((failure) =>
+            log.error("cleaning up a failed start", {
+              sandbox: record.id,
+              cause: TinderboxError.from(failure).message,
+            }),
+          );
+        const error = TinderboxError.from(cause, "VMM");
+        if (error.code === "VMM" && tail !== "")
+          log.debug("console of a failed start", { sandbox: record.id, console: tail });
+        throw error;
+      }
+    },
+    async recover(record) {
+      const identity = await readIdentity(record);
+      if (!identity || !isAlive(identity)) return undefined;
+      try {
+        const machine = await adoptMachine({
+          identity,
+          apiSocket: join(record.directory, "api.sock"),
+          id: instanceId(record.id),
+        });
+        const { sandbox, slots, logs } = await makeSandbox(record, machine);
+        const ids = new Set((await sandbox.listContainers()).map((state) => state.id));
+        for (const containerId of slots.containers)
+          if (!ids.has(containerId)) await slots.release(containerId);
+        await logs.resume(ids);
+        return sandbox;
+      } catch (cause) {
+        log.warn("the microVM lives but cannot be used", {
+          sandbox: record.id,
+          cause: TinderboxError.from(cause).message,
+        });
+        return undefined;
+      }
+    },
+    clean,
+  };
+}
