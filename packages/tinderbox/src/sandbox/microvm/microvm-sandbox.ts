@@ -276,14 +276,12 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
         return await boot(record, signal, undo);
       } catch (cause) {
         const tail = await consoleTail(join(record.directory, "console.log"));
-        await undo
-          .unwind()
-          .catch((failure) =>
-            log.error("cleaning up a failed start", {
-              sandbox: record.id,
-              cause: TinderboxError.from(failure).message,
-            }),
-          );
+        await undo.unwind().catch((failure) =>
+          log.error("cleaning up a failed start", {
+            sandbox: record.id,
+            cause: TinderboxError.from(failure).message,
+          }),
+        );
         const error = TinderboxError.from(cause, "VMM");
         if (error.code === "VMM" && tail !== "")
           log.debug("console of a failed start", { sandbox: record.id, console: tail });

@@ -1,0 +1,60 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:http";
+import { join } from "node:path";
+import { test } from "node:test";
+import { FirecrackerClient } from "./api-client.ts";
+
+test("FirecrackerClient: order, lengths, faults and aborts over a real socket", async (t) => {
+  const directory = mkdtempSync("/tmp/fc-api-");
+  t.after(() => rmSync(directory, { recursive: true }));
+  const seen: string[] = [];
+  let connections = 0;
+  const server = createServer((incoming, answer) => {
+    let body = "";
+    incoming.on("data", (chunk) => {
+      body += chunk;
+    });
+    incoming.on("end", () => {
+      seen.push(`${incoming.method} ${incoming.url} ${incoming.headers["content-length"] ?? "-"} ${body}`);
+      if (incoming.url === "/version") return answer.writeHead(200).end('{"firecracker_version":"1.16.1"}');
+      if (incoming.url === "/boot-source")
+        return answer.writeHead(400).end('{"fault_message":"no such kernel"}');
+      if (incoming.url === "/mmds") return; // never answers
+      return answer.writeHead(204).end();
+    });
+  });
+  server.on("connection", () => connections++);
+  const socketPath = join(directory, "s");
+  await new Promise<void>((resolve) => server.listen(socketPath, resolve));
+  using client = new FirecrackerClient(socketPath);
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  const [, version] = await Promise.all([
+    client.putMachineConfig({ vcpu_count: 1, mem_size_mib: 128 }),
+    client.version(),
+    client.putDrive({ drive_id: "a", is_root_device: false }),
+    client.deleteDrive("a"),
+  ]);
+  assert.equal(version.firecracker_version, "1.16.1");
+  assert.deepEqual(seen, [
+    'PUT /machine-config 35 {"vcpu_count":1,"mem_size_mib":128}',
+    "GET /version - ",
+    'PUT /drives/a 39 {"drive_id":"a","is_root_device":false}',
+    "DELETE /drives/a - ",
+  ]);
+  await assert.rejects(client.putBootSource({ kernel_image_path: "/k" }), {
+    code: "FC_API",
+    status: 400,
+    faultMessage: "no such kernel",
+    method: "PUT",
+    path: "/boot-source",
+  });
+  assert.equal(connections, 1);
+  const abort = new AbortController();
+  const hanging = client.mmds(abort.signal);
+  server.once("request", () => abort.abort(new Error("enough")));
+  await assert.rejects(hanging, /enough/);
+});

@@ -1,0 +1,84 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { createConnection, createServer } from "node:net";
+import { join } from "node:path";
+import { test } from "node:test";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { createLogger } from "../base/log.ts";
+import { AgentConnection } from "../rpc/agent-client.ts";
+import { encodeFrame, FrameDecoder, frameKind } from "../rpc/agent-frame-codec.ts";
+import { HelloSchema, RequestSchema, ResponseSchema } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
+import { LogPump } from "./log-pump.ts";
+
+const lines = Buffer.from(
+  Array.from({ length: 2000 }, (_, n) => `2026-01-01T00:00:00.000000000Z stdout F line ${n}\n`).join(""),
+);
+
+/** Speaks the agent's side of OpenLog: everything from the offset asked for up to `end`, in uneven pieces. */
+async function logAgent(path: string, state: { end: number; eof: boolean; offsets: number[] }) {
+  const server = createServer((socket) => {
+    const decoder = new FrameDecoder();
+    socket.on("error", () => {});
+    socket.write(
+      encodeFrame(frameKind.hello, 0, toBinary(HelloSchema, create(HelloSchema, { protocol: 1 }))),
+    );
+    socket.on("data", (bytes) => {
+      for (const frame of decoder.push(bytes)) {
+        if (frame.kind !== frameKind.request) continue;
+        const request = fromBinary(RequestSchema, frame.payload);
+        if (request.body.case !== "openLog") continue;
+        let at = Number(request.body.value.offset);
+        state.offsets.push(at);
+        socket.write(
+          encodeFrame(
+            frameKind.response,
+            0,
+            toBinary(ResponseSchema, create(ResponseSchema, { id: request.id })),
+          ),
+        );
+        for (; at < state.end; at += 777)
+          socket.write(encodeFrame(frameKind.data, 1, lines.subarray(at, Math.min(at + 777, state.end))));
+        if (state.eof) socket.write(encodeFrame(frameKind.eof, 1));
+      }
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  return server;
+}
+
+test("LogPump: rotation and a daemon restart, also one between rename and reopen, neither lose nor double a byte", async (t) => {
+  const directory = mkdtempSync("/tmp/log-pump-");
+  t.after(() => rmSync(directory, { recursive: true }));
+  const state = { end: 30_000, eof: false, offsets: [] as number[] };
+  const server = await logAgent(join(directory, "s"), state);
+  t.after(() => server.close());
+  const log = createLogger({ level: "error", format: "text" });
+  const openStream = async (body: Parameters<AgentConnection["openStream"]>[0]) => {
+    const connection = await AgentConnection.open(createConnection(join(directory, "s")));
+    return { stream: await connection.openStream(body), release: () => connection.close() };
+  };
+  const path = join(directory, "0.log");
+  const first = new LogPump(join(directory, "records"), "c", log);
+  await first.begin(path);
+  first.run(openStream);
+  await first.drained(30_000);
+  await first.close();
+  // The daemon is away; the kubelet has renamed the file but not asked for a reopen yet.
+  renameSync(path, `${path}.old`);
+  state.end = 60_000;
+  const second = new LogPump(join(directory, "records"), "c", log);
+  assert.equal(await second.resume(), true);
+  second.run(openStream);
+  await second.drained(60_000);
+  await second.reopen(path);
+  await second.close();
+  state.end = lines.length;
+  state.eof = true;
+  const third = new LogPump(join(directory, "records"), "c", log);
+  assert.equal(await third.resume(), true);
+  third.run(openStream);
+  await third.drained(lines.length);
+  await third.remove();
+  assert.deepEqual(state.offsets, [0, 30_000, 60_000]);
+  assert.equal(readFileSync(`${path}.old`, "utf8") + readFileSync(path, "utf8"), lines.toString());
+});
