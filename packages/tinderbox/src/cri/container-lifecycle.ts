@@ -1,0 +1,44 @@
+/** CreateContainer, StartContainer, StopContainer, RemoveContainer, UpdateContainerResources, ReopenContainerLog. */
+import type { CriContext, RuntimeCalls } from "./cri-context.ts";
+import { idOf, integer, refuse, required } from "./field-checks.ts";
+import { parseContainerConfig } from "./parse-container-config.ts";
+import { parseResources } from "./parse-resources.ts";
+
+/** Timers of Node end at 2^31-1 ms; a longer grace is as good as this one. */
+const maxTimeoutSeconds = 2_000_000;
+
+/** The calls that make, change and end containers. */
+export function containerLifecycleCalls({ engine }: CriContext): RuntimeCalls {
+  return {
+    createContainer: async ({ podSandboxId, config }, { signal }) => {
+      const pod = engine.pod(idOf("pod_sandbox_id", podSandboxId));
+      return {
+        containerId: (await engine.createContainer(pod.id, parseContainerConfig(config, pod.config), signal))
+          .id,
+      };
+    },
+    startContainer: async ({ containerId }, { signal }) => {
+      await engine.startContainer(idOf("container_id", containerId), signal);
+      return {};
+    },
+    stopContainer: async ({ containerId, timeout }) => {
+      const seconds = Math.min(integer("timeout", timeout, 0), maxTimeoutSeconds);
+      await engine.stopContainer(idOf("container_id", containerId), seconds * 1000);
+      return {};
+    },
+    removeContainer: async ({ containerId }) => {
+      await engine.removeContainer(idOf("container_id", containerId));
+      return {};
+    },
+    updateContainerResources: async ({ containerId, linux, windows }) => {
+      refuse(windows !== undefined, "windows", "set", "this is a Linux node");
+      const resources = parseResources("linux", required("linux", linux));
+      await engine.updateResources(idOf("container_id", containerId), resources);
+      return {};
+    },
+    reopenContainerLog: async ({ containerId }) => {
+      await engine.reopenLog(idOf("container_id", containerId));
+      return {};
+    },
+  };
+}

@@ -1,0 +1,46 @@
+/** ContainerStatus, ListContainers, StreamContainers. */
+import type { Container } from "../engine/contract.ts";
+import { type ContainerFilter, ContainerState } from "../rpc/gen/runtime/v1/api_pb.ts";
+import { inChunks } from "./chunks.ts";
+import { containerStatusToCri, containerToCri } from "./container-to-cri.ts";
+import type { CriContext, RuntimeCalls } from "./cri-context.ts";
+import { idOf } from "./field-checks.ts";
+import { hasLabels, matchesId } from "./label-filter.ts";
+import { verboseInfo } from "./verbose-info.ts";
+
+const states = {
+  created: ContainerState.CONTAINER_CREATED,
+  running: ContainerState.CONTAINER_RUNNING,
+  exited: ContainerState.CONTAINER_EXITED,
+} as const;
+
+function matches(container: Container, filter: ContainerFilter | undefined): boolean {
+  return (
+    matchesId(container.id, filter?.id) &&
+    matchesId(container.podId, filter?.podSandboxId) &&
+    (filter?.state === undefined || filter.state.state === states[container.phase.kind]) &&
+    hasLabels(container.config.labels, filter?.labelSelector)
+  );
+}
+
+/** The calls that look at containers. */
+export function containerQueryCalls({ engine }: CriContext): RuntimeCalls {
+  const select = (filter: ContainerFilter | undefined) =>
+    engine
+      .containers()
+      .filter((container) => matches(container, filter))
+      .map(containerToCri);
+  return {
+    containerStatus: async ({ containerId, verbose }) => {
+      const container = engine.container(idOf("container_id", containerId));
+      return {
+        status: containerStatusToCri(container),
+        info: verboseInfo(verbose, { sandboxID: container.podId, config: container.config }),
+      };
+    },
+    listContainers: async ({ filter }) => ({ containers: select(filter) }),
+    async *streamContainers({ filter }) {
+      for (const containers of inChunks(select(filter))) yield { containers };
+    },
+  };
+}

@@ -1,0 +1,76 @@
+/** The engine's containers as CRI messages. */
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { Container, Mount } from "../engine/contract.ts";
+import {
+  type ContainerSchema,
+  ContainerState,
+  type ContainerStatusSchema,
+  MountPropagation,
+} from "../rpc/gen/runtime/v1/api_pb.ts";
+import { resourcesToCri } from "./parse-resources.ts";
+import { signalNumber } from "./stop-signals.ts";
+
+const states = {
+  created: ContainerState.CONTAINER_CREATED,
+  running: ContainerState.CONTAINER_RUNNING,
+  exited: ContainerState.CONTAINER_EXITED,
+} as const;
+
+const propagations = {
+  private: MountPropagation.PROPAGATION_PRIVATE,
+  rslave: MountPropagation.PROPAGATION_HOST_TO_CONTAINER,
+  rshared: MountPropagation.PROPAGATION_BIDIRECTIONAL,
+} as const;
+
+function common(container: Container) {
+  const { name, attempt, userImage, image, labels, annotations } = container.config;
+  return {
+    id: container.id,
+    metadata: { name, attempt },
+    state: states[container.phase.kind],
+    createdAt: container.createdAtNs,
+    image: { image: image, userSpecifiedImage: userImage },
+    imageRef: container.imageRef,
+    imageId: container.imageId,
+    labels: { ...labels },
+    annotations: { ...annotations },
+  };
+}
+
+/** An entry of ListContainers. */
+export function containerToCri(container: Container): MessageInitShape<typeof ContainerSchema> {
+  return { ...common(container), podSandboxId: container.podId };
+}
+
+function times(container: Container) {
+  const { phase } = container;
+  if (phase.kind === "created") return {};
+  if (phase.kind === "running") return { startedAt: phase.startedAtNs };
+  const { startedAtNs: startedAt, finishedAtNs: finishedAt, exitCode, reason, message } = phase;
+  return { startedAt, finishedAt, exitCode, reason, message };
+}
+
+const mountToCri = (mount: Mount) => ({
+  containerPath: mount.containerPath,
+  hostPath: mount.hostPath,
+  readonly: mount.readonly,
+  propagation: propagations[mount.propagation],
+});
+
+/** The body of ContainerStatus. */
+export function containerStatusToCri(container: Container): MessageInitShape<typeof ContainerStatusSchema> {
+  const { uid, gid, supplementalGroups } = container.user;
+  return {
+    ...common(container),
+    ...times(container),
+    // What the user wrote: kubectl shows it.
+    image: { image: container.config.userImage, userSpecifiedImage: container.config.userImage },
+    mounts: container.config.mounts.map(mountToCri),
+    logPath: container.logPath,
+    resources: { linux: resourcesToCri(container.config.resources) },
+    user: {
+      linux: { uid: BigInt(uid), gid: BigInt(gid), supplementalGroups: supplementalGroups.map(BigInt) },
+    },
+    stopSignal: signalNumber(container.stopSignal),
+  };
+}

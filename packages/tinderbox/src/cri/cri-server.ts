@@ -1,0 +1,34 @@
+/** The CRI's two services over an engine. A call that is not here answers UNIMPLEMENTED by its name. */
+import type { Server } from "@grpc/grpc-js";
+import { ImageService, RuntimeService } from "../rpc/gen/runtime/v1/api_pb.ts";
+import { addGrpcService, createGrpcServer } from "../rpc/grpc-service.ts";
+import { containerEventCalls } from "./container-events.ts";
+import { containerLifecycleCalls } from "./container-lifecycle.ts";
+import { containerQueryCalls } from "./container-queries.ts";
+import type { CriContext } from "./cri-context.ts";
+import { execSyncCalls } from "./exec-sync.ts";
+import { imageCalls } from "./image-calls.ts";
+import { podLifecycleCalls } from "./pod-lifecycle.ts";
+import { podQueryCalls } from "./pod-queries.ts";
+import { runtimeStatusCalls } from "./runtime-status.ts";
+import { statsCalls } from "./stats.ts";
+import { streamUrlCalls } from "./stream-urls.ts";
+
+/** A server with both services, not listening yet. */
+export function createCriServer(context: CriContext): Server {
+  const server = createGrpcServer();
+  const runtime = {
+    ...runtimeStatusCalls(context),
+    ...podLifecycleCalls(context),
+    ...podQueryCalls(context),
+    ...containerLifecycleCalls(context),
+    ...containerQueryCalls(context),
+    ...execSyncCalls(context),
+    ...streamUrlCalls(context),
+    ...statsCalls(context),
+    ...containerEventCalls(context),
+  };
+  addGrpcService(server, RuntimeService, runtime, context.logger);
+  addGrpcService(server, ImageService, imageCalls(context), context.logger);
+  return server;
+}

@@ -1,0 +1,136 @@
+/** CRI's ContainerConfig as the engine's. What is not obeyed is refused by name. */
+import type { ContainerConfig, Device, Mount, PodConfig } from "../engine/contract.ts";
+import {
+  MountPropagation,
+  type ContainerConfig as WireConfig,
+  type Device as WireDevice,
+  type Mount as WireMount,
+} from "../rpc/gen/runtime/v1/api_pb.ts";
+import {
+  absolutePath,
+  choice,
+  invalid,
+  nameText,
+  noNul,
+  plainText,
+  refuse,
+  required,
+} from "./field-checks.ts";
+import { parseContainerSecurity } from "./parse-container-security.ts";
+import { parseResources } from "./parse-resources.ts";
+import { checkRelabel } from "./security-profiles.ts";
+import { signalName } from "./stop-signals.ts";
+
+const propagations = {
+  [MountPropagation.PROPAGATION_PRIVATE]: "private",
+  [MountPropagation.PROPAGATION_HOST_TO_CONTAINER]: "rslave",
+  [MountPropagation.PROPAGATION_BIDIRECTIONAL]: "rshared",
+} as const;
+
+function parseMount(path: string, mount: WireMount): Mount {
+  refuse(mount.image !== undefined, `${path}.image`, mount.image?.image, "image volumes are not mounted");
+  refuse(
+    mount.imageSubPath !== "",
+    `${path}.image_sub_path`,
+    mount.imageSubPath,
+    "image volumes are not mounted",
+  );
+  refuse(
+    mount.uidMappings.length > 0,
+    `${path}.uidMappings`,
+    mount.uidMappings.length,
+    "mounts are not id-mapped",
+  );
+  refuse(
+    mount.gidMappings.length > 0,
+    `${path}.gidMappings`,
+    mount.gidMappings.length,
+    "mounts are not id-mapped",
+  );
+  // The kubelet looks for this word.
+  refuse(
+    mount.recursiveReadOnly,
+    `RROUnsupported: ${path}.recursive_read_only`,
+    true,
+    "`readonly` covers the mount itself only",
+  );
+  checkRelabel(`${path}.selinux_relabel`, mount.selinuxRelabel);
+  return {
+    containerPath: absolutePath(`${path}.container_path`, mount.containerPath),
+    hostPath: absolutePath(`${path}.host_path`, mount.hostPath),
+    readonly: mount.readonly,
+    propagation: choice(`${path}.propagation`, mount.propagation, propagations),
+  };
+}
+
+function parseDevice(path: string, device: WireDevice): Device {
+  if (!/^[rwm]{1,3}$/.test(device.permissions))
+    throw invalid(`${path}.permissions`, device.permissions, "some of r, w and m");
+  return {
+    containerPath: absolutePath(`${path}.container_path`, device.containerPath),
+    hostPath: absolutePath(`${path}.host_path`, device.hostPath),
+    permissions: device.permissions,
+  };
+}
+
+function parseLogPath(path: string, value: string): string {
+  plainText(path, value, 0, 4096);
+  if (value.startsWith("/") || value.split("/").includes("..")) {
+    throw invalid(path, value, "a path relative to the pod's log_directory, without `..`");
+  }
+  return value;
+}
+
+/** Parses and checks `config` for a container of `pod`; errors name fields from `config` on. */
+export function parseContainerConfig(config: WireConfig | undefined, pod: PodConfig): ContainerConfig {
+  const given = required("config", config);
+  const metadata = required("config.metadata", given.metadata);
+  const image = required("config.image", given.image);
+  refuse(given.windows !== undefined, "config.windows", "set", "this is a Linux node");
+  refuse(
+    given.CDIDevices.length > 0,
+    "config.CDI_devices",
+    given.CDIDevices.map(({ name }) => name),
+    "CDI devices are not injected",
+  );
+  const cdi = Object.keys(given.annotations).find((key) => key.startsWith("cdi.k8s.io/"));
+  refuse(cdi !== undefined, "config.annotations", cdi, "CDI devices are not injected");
+  const security = parseContainerSecurity(
+    "config.linux.security_context",
+    given.linux?.securityContext,
+    pod.namespaces.network,
+  );
+  if (security.privileged && !pod.privileged) {
+    throw invalid(
+      "config.linux.security_context.privileged",
+      true,
+      "only in a pod whose security_context is privileged as well",
+    );
+  }
+  const name = plainText("config.image.image", image.image, 1, 1024);
+  return {
+    name: nameText("config.metadata.name", metadata.name),
+    attempt: metadata.attempt,
+    image: name,
+    userImage: plainText("config.image.user_specified_image", image.userSpecifiedImage, 0, 1024) || name,
+    command: given.command.map((word, n) => noNul(`config.command[${n}]`, word)),
+    args: given.args.map((word, n) => noNul(`config.args[${n}]`, word)),
+    workingDir: given.workingDir === "" ? "" : absolutePath("config.working_dir", given.workingDir),
+    env: given.envs.map(({ key, value }, n) => {
+      if (key === "" || key.includes("="))
+        throw invalid(`config.envs[${n}].key`, key, "a name without `=`, not empty");
+      return { key: noNul(`config.envs[${n}].key`, key), value: noNul(`config.envs[${n}].value`, value) };
+    }),
+    mounts: given.mounts.map((mount, n) => parseMount(`config.mounts[${n}]`, mount)),
+    devices: given.devices.map((device, n) => parseDevice(`config.devices[${n}]`, device)),
+    labels: given.labels,
+    annotations: given.annotations,
+    logPath: parseLogPath("config.log_path", given.logPath),
+    stdin: given.stdin,
+    stdinOnce: given.stdinOnce,
+    tty: given.tty,
+    stopSignal: signalName("config.stop_signal", given.stopSignal),
+    resources: parseResources("config.linux.resources", given.linux?.resources),
+    security,
+  };
+}

@@ -1,0 +1,21 @@
+/** RunPodSandbox, StopPodSandbox, RemovePodSandbox. */
+import type { CriContext, RuntimeCalls } from "./cri-context.ts";
+import { idOf } from "./field-checks.ts";
+import { parsePodConfig } from "./parse-pod-config.ts";
+
+/** The calls that make and end pods. */
+export function podLifecycleCalls({ engine }: CriContext): RuntimeCalls {
+  return {
+    runPodSandbox: async ({ config, runtimeHandler }, { signal }) => ({
+      podSandboxId: (await engine.runPod(parsePodConfig(config), runtimeHandler, signal)).id,
+    }),
+    stopPodSandbox: async ({ podSandboxId }) => {
+      await engine.stopPod(idOf("pod_sandbox_id", podSandboxId));
+      return {};
+    },
+    removePodSandbox: async ({ podSandboxId }) => {
+      await engine.removePod(idOf("pod_sandbox_id", podSandboxId));
+      return {};
+    },
+  };
+}

@@ -1,0 +1,44 @@
+/** PodSandboxStatus, ListPodSandbox, StreamPodSandboxes. */
+import type { Pod } from "../engine/contract.ts";
+import { type PodSandboxFilter, PodSandboxState } from "../rpc/gen/runtime/v1/api_pb.ts";
+import { inChunks } from "./chunks.ts";
+import { containerStatusToCri } from "./container-to-cri.ts";
+import type { CriContext, RuntimeCalls } from "./cri-context.ts";
+import { idOf } from "./field-checks.ts";
+import { hasLabels, matchesId } from "./label-filter.ts";
+import { podStatusToCri, podToCri } from "./pod-to-cri.ts";
+import { verboseInfo } from "./verbose-info.ts";
+
+function matches(pod: Pod, filter: PodSandboxFilter | undefined): boolean {
+  const state = pod.state === "ready" ? PodSandboxState.SANDBOX_READY : PodSandboxState.SANDBOX_NOTREADY;
+  return (
+    matchesId(pod.id, filter?.id) &&
+    (filter?.state === undefined || filter.state.state === state) &&
+    hasLabels(pod.config.labels, filter?.labelSelector)
+  );
+}
+
+/** The calls that look at pods. */
+export function podQueryCalls({ engine }: CriContext): RuntimeCalls {
+  const select = (filter: PodSandboxFilter | undefined) =>
+    engine
+      .pods()
+      .filter((pod) => matches(pod, filter))
+      .map(podToCri);
+  return {
+    podSandboxStatus: async ({ podSandboxId, verbose }) => {
+      const pod = engine.pod(idOf("pod_sandbox_id", podSandboxId));
+      const containers = engine.containers().filter(({ podId }) => podId === pod.id);
+      return {
+        status: podStatusToCri(pod),
+        containersStatuses: containers.map(containerStatusToCri),
+        timestamp: BigInt(Date.now()) * 1_000_000n,
+        info: verboseInfo(verbose, { runtimeHandler: pod.handler, config: pod.config }),
+      };
+    },
+    listPodSandbox: async ({ filter }) => ({ items: select(filter) }),
+    async *streamPodSandboxes({ filter }) {
+      for (const podSandboxes of inChunks(select(filter))) yield { podSandboxes };
+    },
+  };
+}

@@ -1,0 +1,50 @@
+/** Version, Status, RuntimeConfig and UpdateRuntimeConfig: they look at nothing slow and never fail. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { projectRoot } from "../base/paths.ts";
+import { CgroupDriver } from "../rpc/gen/runtime/v1/api_pb.ts";
+import type { CriContext, RuntimeCalls } from "./cri-context.ts";
+
+function ownVersion(): string {
+  const manifest: unknown = JSON.parse(readFileSync(join(projectRoot, "package.json"), "utf8"));
+  const found =
+    typeof manifest === "object" && manifest !== null && "version" in manifest ? manifest.version : undefined;
+  return typeof found === "string" ? found : "0.0.0";
+}
+
+/** Read once. */
+export const tinderboxVersion: string = ownVersion();
+
+/** The calls about the runtime itself. */
+export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeCalls {
+  return {
+    version: async () => ({
+      // The kubelet's own constant, older than the CRI
+      version: "0.1.0",
+      runtimeName: "tinderbox",
+      runtimeVersion: tinderboxVersion,
+      runtimeApiVersion: "v1",
+    }),
+    status: async ({ verbose }) => {
+      const notReady = engine.networkNotReady();
+      const features = { recursiveReadOnlyMounts: false, userNamespaces: false };
+      return {
+        status: {
+          conditions: [
+            { type: "RuntimeReady", status: true },
+            notReady === undefined
+              ? { type: "NetworkReady", status: true }
+              : { type: "NetworkReady", status: false, reason: "NetworkPluginNotReady", message: notReady },
+          ],
+        },
+        runtimeHandlers: ["", ...engine.handlers.map(({ name }) => name)].map((name) => ({ name, features })),
+        features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false },
+        info: verbose ? { config: configJson, handlers: JSON.stringify(engine.handlers) } : {},
+      };
+    },
+    // Pods' cgroups are made as plain directories below the kubelet's.
+    runtimeConfig: async () => ({ linux: { cgroupDriver: CgroupDriver.CGROUPFS } }),
+    // The pod CIDR is the CNI plugin's business; the kubelet wants an OK.
+    updateRuntimeConfig: async () => ({}),
+  };
+}
