@@ -1,0 +1,110 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { defaultConfig } from "./default-config.ts";
+import { loadConfig, parseConfig } from "./load-config.ts";
+
+const example = `
+root = "/var/lib/tinderbox"
+state = "/run/tinderbox"
+listen = "/run/tinderbox/tinderbox.sock"
+default_runtime = "crun"
+
+[runtimes.crun]
+type = "oci"
+path = "crun"
+
+[runtimes.runc]
+type = "oci"
+path = "runc"
+
+[runtimes.firecracker]
+type = "microvm"
+vmm = "auto"
+kernel = ""
+initrd = ""
+boot_args = ""
+vcpus = 1
+memory_mib = 256
+
+[cni]
+conf_dir = "/etc/cni/net.d"
+bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
+
+[registries."registry.k8s.io"]
+mirrors = ["http://127.0.0.1:5000"]
+`;
+
+test("parseConfig: the example is the defaults and a mirror", () => {
+  assert.deepEqual(parseConfig(example, "f"), {
+    ...defaultConfig,
+    registries: new Map([["registry.k8s.io", { mirrors: ["http://127.0.0.1:5000"] }]]),
+  });
+});
+
+test("parseConfig: an empty file is the defaults", () => {
+  assert.deepEqual(parseConfig("", "f"), defaultConfig);
+});
+
+const faults: readonly (readonly [string, string, RegExp])[] = [
+  ["bad syntax names the line", 'root = "/a"\nstate = [', /^f:2:\d+: /],
+  [
+    "an unknown key is named with the known ones",
+    'rot = "/a"',
+    /^f: rot: .*unknown key; known here: root, state, listen/,
+  ],
+  [
+    "an unknown key of a runtime",
+    '[runtimes.crun]\ntype="oci"\npath="crun"\nvcpus=1',
+    /^f: runtimes\.crun\.vcpus: unknown key; known here: type, path/,
+  ],
+  ["a wrong type shows the value", "root = 5", /^f: root: 5: an absolute path/],
+  ["a relative path", 'state = "run"', /^f: state: "run": an absolute path/],
+  ["a missing key", '[runtimes.crun]\ntype = "oci"', /^f: runtimes\.crun\.path: this key must be there/],
+  [
+    "an unknown runtime type",
+    '[runtimes.x]\ntype = "docker"',
+    /^f: runtimes\.x.*"docker": .*"oci" or "microvm"/,
+  ],
+  [
+    "a figure out of range",
+    '[runtimes.x]\ntype = "microvm"\nvcpus = 0',
+    /^f: runtimes\.x\.vcpus: 0: a whole number from 1 to 32/,
+  ],
+  [
+    "a default runtime that is not there",
+    'default_runtime = "kata"',
+    /^f: default_runtime: "kata": one of the runtimes: crun, runc, firecracker/,
+  ],
+  [
+    "a kernel that is not there",
+    '[runtimes.crun]\ntype = "microvm"\nkernel = "/none"',
+    /^f: runtimes\.crun\.kernel: \/none: no such file/,
+  ],
+  [
+    "a mirror that is no URL",
+    '[registries."a.b"]\nmirrors = ["localhost:5000"]',
+    /^f: registries\."a\.b"\.mirrors\.0: "localhost:5000": an http/,
+  ],
+  [
+    "a socket path too long for the kernel",
+    `listen = "/${"x".repeat(108)}"`,
+    /^f: listen: .*at most 107 bytes/,
+  ],
+];
+
+for (const [name, text, expected] of faults) {
+  test(`parseConfig: ${name}`, () => {
+    assert.throws(
+      () => parseConfig(text, "f"),
+      (error: { code?: string; message: string }) => {
+        assert.equal(error.code, "CONFIG");
+        assert.match(error.message, expected);
+        return true;
+      },
+    );
+  });
+}
+
+test("loadConfig: a file that is named must exist", () => {
+  assert.throws(() => loadConfig("/none/x.toml"), { code: "CONFIG", message: "/none/x.toml: no such file" });
+});
