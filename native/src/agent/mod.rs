@@ -1,0 +1,49 @@
+//! The agent: supervises containers and answers the daemon, the same in a microVM and on the host.
+pub mod cgroup;
+pub mod container;
+pub mod exec;
+pub mod log;
+pub mod output;
+pub mod pause;
+pub mod reaper;
+pub mod runtime;
+pub mod server;
+pub mod spool;
+pub mod stream;
+
+use crate::wire;
+
+/// An error with the protocol's code; the message names the field or the state.
+#[derive(Debug)]
+pub struct Fault {
+    pub code: wire::error::Code,
+    pub message: String,
+}
+
+pub type Outcome<T> = Result<T, Fault>;
+
+impl Fault {
+    pub fn new(code: wire::error::Code, message: impl Into<String>) -> Fault {
+        Fault { code, message: message.into() }
+    }
+    pub fn invalid(message: impl Into<String>) -> Fault {
+        Fault::new(wire::error::Code::Invalid, message)
+    }
+    pub fn io(what: impl std::fmt::Display, error: impl std::fmt::Display) -> Fault {
+        Fault::new(wire::error::Code::Io, format!("{what}: {error}"))
+    }
+}
+
+/// Locks even when a holder panicked: the agent goes on.
+pub fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Starts a named thread with a small stack; a machine out of threads is reported, not died of.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Outcome<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.chars().take(15).collect())
+        .stack_size(256 * 1024)
+        .spawn(body)
+        .map_err(|e| Fault::io("thread", e))
+}

@@ -1,0 +1,122 @@
+//! Drives of the guest: images that the host puts into placeholders, and the writable scratch drive.
+use super::uevents::Uevents;
+use crate::agent::{lock, Fault, Outcome};
+use crate::{sys, wire};
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const SCRATCH: &str = "/run/tinderbox/scratch";
+const BLKFLSBUF: u64 = 0x1261;
+
+#[derive(Default)]
+pub struct Drives {
+    /// Drive index to the containers that use its image.
+    users: Mutex<HashMap<u32, HashSet<String>>>,
+    has_scratch: Mutex<bool>,
+}
+
+fn device_name(index: u32) -> Outcome<String> {
+    // Twenty-six letters are more than a machine with virtio-mmio has room for.
+    let letter = u8::try_from(index).ok().filter(|i| *i < 26).map(|i| (b'a' + i) as char);
+    letter.map(|l| format!("vd{l}")).ok_or_else(|| Fault::invalid(format!("drive.index {index}: allowed are 0 to 25")))
+}
+
+fn size_bytes(name: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/sys/block/{name}/size")).ok()?;
+    text.trim().parse::<u64>().ok().map(|sectors| sectors * 512)
+}
+
+fn mount_point(index: u32) -> PathBuf {
+    PathBuf::from(format!("/run/tinderbox/images/{index}"))
+}
+
+impl Drives {
+    pub fn scratch(&self) -> PathBuf {
+        PathBuf::from(SCRATCH)
+    }
+
+    /// Mounts the writable drive, once; -1 stands for memory.
+    pub fn set_scratch(&self, index: i32) -> Outcome<()> {
+        let mut has = lock(&self.has_scratch);
+        if *has {
+            return Ok(());
+        }
+        fs::create_dir_all(SCRATCH).map_err(|e| Fault::io(SCRATCH, e))?;
+        if index < 0 {
+            sys::mount("tmpfs", Path::new(SCRATCH), "tmpfs", libc::MS_NODEV, "mode=0700")
+                .map_err(|e| Fault::io(SCRATCH, e))?;
+        } else {
+            let name = device_name(index as u32)?;
+            let device = format!("/dev/{name}");
+            let events = Uevents::open().map_err(|e| Fault::io("uevents", e))?;
+            let there = events.wait_until(Instant::now() + TIMEOUT, || Path::new(&device).exists());
+            if !there.map_err(|e| Fault::io("uevents", e))? {
+                return Err(Fault::invalid(format!("scratch_drive {index}: {device} did not appear")));
+            }
+            sys::mount(&device, Path::new(SCRATCH), "ext4", libc::MS_NODEV | libc::MS_NOATIME, "")
+                .map_err(|e| Fault::io(format!("scratch_drive {device}"), e))?;
+        }
+        *has = true;
+        Ok(())
+    }
+
+    /// Where the image of `drive` is mounted, for container `user`; waits until the guest sees the size it must have.
+    pub fn mount(&self, drive: &wire::Drive, user: &str) -> Outcome<PathBuf> {
+        let name = device_name(drive.index)?;
+        if !["squashfs", "erofs", "ext4"].contains(&drive.fs_type.as_str()) {
+            return Err(Fault::invalid(format!(
+                "drive.fs_type '{}': allowed are squashfs, erofs, ext4",
+                drive.fs_type
+            )));
+        }
+        let mut users = lock(&self.users);
+        let target = mount_point(drive.index);
+        if let Some(present) = users.get_mut(&drive.index) {
+            present.insert(user.to_owned());
+            return Ok(target);
+        }
+        let wanted = drive.size_bytes.div_ceil(512) * 512;
+        let events = Uevents::open().map_err(|e| Fault::io("uevents", e))?;
+        let seen = events.wait_until(Instant::now() + TIMEOUT, || size_bytes(&name) == Some(wanted));
+        if !seen.map_err(|e| Fault::io("uevents", e))? {
+            let has = size_bytes(&name).map_or("is absent".to_owned(), |size| format!("shows {size} bytes"));
+            return Err(Fault::io(
+                format!("drive {}", drive.index),
+                format!("{name} {has}, not {wanted}, after {TIMEOUT:?}"),
+            ));
+        }
+        fs::create_dir_all(&target).map_err(|e| Fault::io(target.display(), e))?;
+        sys::mount(&format!("/dev/{name}"), &target, &drive.fs_type, libc::MS_RDONLY | libc::MS_NODEV, "")
+            .map_err(|e| Fault::io(format!("drive {} ({name}, {})", drive.index, drive.fs_type), e))?;
+        users.insert(drive.index, HashSet::from([user.to_owned()]));
+        Ok(target)
+    }
+
+    /// Container `user` does not need the drive any more.
+    pub fn release(&self, index: u32, user: &str) {
+        if let Some(users) = lock(&self.users).get_mut(&index) {
+            users.remove(user);
+        }
+    }
+
+    /// Unmounts a drive that nobody uses and drops its buffers, so that the host may change what is behind it.
+    pub fn forget(&self, index: u32) -> Outcome<()> {
+        let name = device_name(index)?;
+        let mut users = lock(&self.users);
+        if let Some(using) = users.get(&index).filter(|using| !using.is_empty()) {
+            let message = format!("drive {index} is used by {} containers", using.len());
+            return Err(Fault::new(wire::error::Code::WrongState, message));
+        }
+        users.remove(&index);
+        sys::unmount(&mount_point(index)).map_err(|e| Fault::io(format!("drive {index}"), e))?;
+        if let Ok(device) = fs::File::open(format!("/dev/{name}")) {
+            unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF as _, 0) };
+        }
+        Ok(())
+    }
+}

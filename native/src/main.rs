@@ -1,0 +1,63 @@
+//! The one native program of Tinderbox, by its first argument (or as PID 1 of a microVM): see `usage`.
+mod agent;
+mod frame;
+mod guest;
+mod host;
+mod image;
+mod launch;
+mod sys;
+
+/// The agent's protocol, generated from proto/tinderbox/agent/v1/agent.proto.
+#[allow(clippy::all)]
+mod wire {
+    include!(concat!(env!("OUT_DIR"), "/tinderbox.agent.v1.rs"));
+}
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: tinderbox-native VERB ...
+  agent --socket PATH --dir DIR [--netns PATH] [--unshare-ipc] [--unshare-uts] [--hostname NAME]
+        [--pod-pid-namespace] [--cgroup DIR]... [--sysctl NAME=VALUE]...
+                     the monitor of a pod on the host; detaches, and prints its identity once it listens
+  launch [--netns PATH] [--cgroup DIR]... -- PROGRAM ARGS...
+                     joins a network namespace and cgroups, then executes PROGRAM
+  mount-image FILE TARGET FSTYPE
+                     mounts a read-only image file (squashfs, erofs, ext4) through a loop device
+  umount TARGET      unmounts; a target that is not mounted is fine
+  version";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if std::process::id() == 1 {
+        return guest::init::run();
+    }
+    let verb = args.get(1).map(String::as_str).unwrap_or("");
+    let rest = args.get(2..).unwrap_or(&[]);
+    let result = match verb {
+        "agent" => host::run(rest),
+        "launch" => launch::run(rest),
+        "mount-image" => image::mount(rest),
+        "umount" => image::unmount(rest),
+        "pause" => agent::pause::run(),
+        "version" | "--version" => {
+            println!("tinderbox-native {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => {
+            eprintln!("tinderbox-native: unknown verb '{verb}'\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("tinderbox-native {verb}: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
