@@ -134,7 +134,8 @@ function parseText(text: string, file: string): FileConfig {
   if (result.success) return result.output;
   const [issue] = result.issues;
   const key = keyOf(issue.path ?? []);
-  const value = issue.received === "undefined" || issue.expected === "never" ? "" : `${shownValue(issue.input)}: `;
+  const value =
+    issue.received === "undefined" || issue.expected === "never" ? "" : `${shownValue(issue.input)}: `;
   throw configError(`${file}: ${key}`, `${value}${issue.message}`);
 }
 

@@ -1,0 +1,75 @@
+/** Puts the layers together: images, network, sandboxes, engine, streaming, CRI. */
+import { join } from "node:path";
+import type { Logger } from "../base/log.ts";
+import { UndoStack } from "../base/undo.ts";
+import { createCriServer } from "../cri/cri-server.ts";
+import { openStreamingServer } from "../cri/streaming/streaming-server.ts";
+import { openEngine } from "../engine/engine.ts";
+import { openImageService } from "../image/image-service.ts";
+import { createNetworkService } from "../network/network-service.ts";
+import { closeGrpc, listenGrpc } from "../rpc/grpc-service.ts";
+import type { SandboxFactory } from "../sandbox/contract.ts";
+import { createHostSandboxFactory } from "../sandbox/host/host-sandbox.ts";
+import type { DaemonConfig, RuntimeConfig } from "./config.ts";
+import { createMicrovmFactory } from "./microvm-factory.ts";
+import { prepareSocketPath, withPrivateSocket } from "./socket-path.ts";
+
+/** How long calls may go on after the daemon was asked to end. */
+const graceMs = 2000;
+
+function factoryOf(runtime: RuntimeConfig, config: DaemonConfig, logger: Logger): SandboxFactory {
+  const log = logger.with({ handler: runtime.name });
+  if (runtime.type === "microvm") return createMicrovmFactory(runtime, config, log);
+  return createHostSandboxFactory({
+    handler: runtime.name,
+    stateDir: config.state,
+    writableDir: join(config.root, "writable"),
+    log,
+  });
+}
+
+function describe(config: DaemonConfig): string {
+  const { root, state, listen, defaultRuntime, cni } = config;
+  return JSON.stringify({
+    root,
+    state,
+    listen,
+    defaultRuntime,
+    cni,
+    runtimes: [...config.runtimes.values()],
+  });
+}
+
+/** Starts everything and serves CRI. Disposing ends the daemon's part; pods live on. */
+export async function startDaemon(config: DaemonConfig, logger: Logger): Promise<AsyncDisposable> {
+  const undo = new UndoStack();
+  try {
+    await prepareSocketPath(config.listen);
+    const images = await openImageService({
+      root: join(config.root, "images"),
+      registries: config.registries,
+      logger,
+    });
+    undo.defer("close the images", () => images.close());
+    const network = await createNetworkService({
+      ...config.cni,
+      rootDir: join(config.root, "network"),
+      stateDir: join(config.state, "network"),
+      logger,
+    });
+    const factories = [...config.runtimes.values()].map((runtime) => factoryOf(runtime, config, logger));
+    const engine = await openEngine({ config, images, network, factories, logger });
+    undo.defer("let go of the pods", () => engine.close());
+    const streaming = await openStreamingServer(engine, logger);
+    undo.defer("close the streams", () => streaming.close());
+    const server = createCriServer({ engine, streaming, logger, configJson: describe(config) });
+    undo.defer("close the CRI socket", () => closeGrpc(server, graceMs));
+    await withPrivateSocket(config.listen, () => listenGrpc(server, config.listen));
+    return undo;
+  } catch (cause) {
+    await undo
+      .unwind()
+      .catch((failure: Error) => logger.error("start undone with failures", { error: failure.message }));
+    throw cause;
+  }
+}
