@@ -1,0 +1,196 @@
+/** CreateContainer and StartContainer. */
+import { existsSync, readFileSync } from "node:fs";
+import { mkdir, readFile } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { TinderboxError } from "../base/errors.ts";
+import type { Image } from "../image/contract.ts";
+import { allCapabilities, hostCapabilities } from "./capability-set.ts";
+import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
+import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
+import { newId } from "./id-index.ts";
+import { buildOciSpec, type PlaceFacts, type sentFiles } from "./oci-spec.ts";
+import { logDirectoryOf } from "./run-pod.ts";
+import { signalNumber } from "./signal-number.ts";
+
+const createTimeoutMs = 4 * 60_000;
+const startTimeoutMs = 2 * 60_000;
+
+function imageFor(state: EngineState, config: ContainerConfig): Image {
+  const image = state.parts.images.get(config.image);
+  if (!image)
+    throw new TinderboxError("NOT_FOUND", `image ${JSON.stringify(config.image)} is not on this node`, {
+      hint: "Pull it first.",
+    });
+  return image;
+}
+
+/** The log file's path: below the pod's log directory, whatever the request says. */
+export function containerLogPath(directory: string, logPath: string): string {
+  if (logPath === "") return "";
+  const parts = logPath.split("/");
+  if (parts.some((part) => part === "" || part === "." || part === "..") || logPath.includes("\0")) {
+    throw new TinderboxError(
+      "INVALID",
+      `log_path ${JSON.stringify(logPath)}: a path inside the pod's log directory is allowed, without ".", ".." and empty parts`,
+    );
+  }
+  return join(resolve(directory), ...parts);
+}
+
+async function placeFacts(pod: PodEntry): Promise<PlaceFacts> {
+  const { record } = pod.stored;
+  if (!record) throw new TinderboxError("WRONG_STATE", `pod ${pod.stored.pod.id} has no sandbox`);
+  const isHost = record.place === "host";
+  return {
+    place: record.place,
+    podCgroupPath: record.spec.cgroupPath,
+    hasCgroupV2: isHost ? existsSync("/sys/fs/cgroup/cgroup.controllers") : true,
+    capabilities: isHost ? hostCapabilities() : allCapabilities,
+    lowestOomScoreAdj: isHost ? Number(readFileSync("/proc/self/oom_score_adj", "utf8")) : -1000,
+    hostname: record.spec.hostname,
+  };
+}
+
+async function hostsFile(config: PodConfig, hostname: string, ips: readonly string[]): Promise<string> {
+  if (config.namespaces.network === "node") return readFile("/etc/hosts", "utf8").catch(() => "");
+  const own = ips.map((ip) => `${ip}\t${hostname}\n`).join("");
+  return `127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n${own}`;
+}
+
+async function filesFor(
+  pod: PodEntry,
+  hostname: string,
+): Promise<ReadonlyArray<{ name: string; content: Uint8Array; mode: number }>> {
+  const { pod: about, record } = pod.stored;
+  const texts: Readonly<Record<keyof typeof sentFiles, string>> = {
+    "resolv.conf": record?.spec.resolvConf ?? "",
+    hostname: `${hostname}\n`,
+    hosts: await hostsFile(about.config, hostname, about.ips),
+  };
+  return Object.entries(texts).map(([name, text]) => ({ name, content: Buffer.from(text), mode: 0o644 }));
+}
+
+function checkPidMode(pod: PodEntry, config: ContainerConfig): void {
+  const shared = pod.stored.pod.config.namespaces.pid;
+  if (config.security.pid.mode === "pod" && shared !== "pod") {
+    throw new TinderboxError(
+      "INVALID",
+      `namespace_options.pid POD: the pod was made with ${shared.toUpperCase()}, and shares no PID namespace`,
+    );
+  }
+}
+
+async function create(state: EngineState, pod: PodEntry, config: ContainerConfig): Promise<Container> {
+  const podId = pod.stored.pod.id;
+  const sandbox = state.sandboxOf(podId);
+  checkPidMode(pod, config);
+  const id = newId();
+  const image = imageFor(state, config);
+  const facts = await placeFacts(pod);
+  const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
+  const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
+  signalNumber(stopSignal);
+  const logPath = containerLogPath(logDirectoryOf(state, pod.stored.pod.config, podId), config.logPath);
+  const container: Container = {
+    id,
+    podId,
+    config,
+    imageId: image.id,
+    imageRef: image.repoDigests[0] ?? image.id,
+    createdAtNs: nowNs(),
+    phase: { kind: "created" },
+    logPath,
+    user,
+    stopSignal,
+  };
+  const entry: ContainerEntry = {
+    stored: { container, stage: "creating", process: spec.process },
+    wasOomKilled: false,
+    stop: undefined,
+  };
+  state.saveContainer(entry, {});
+  try {
+    const held = state.parts.images.hold(image.id, id);
+    if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o700 });
+    // Sources that are missing are made, as directories: users of CRI-O and Docker rely on it.
+    for (const mount of config.mounts)
+      if (!existsSync(mount.hostPath)) await mkdir(mount.hostPath, { recursive: true });
+    await sandbox.createContainer(
+      {
+        id,
+        image: held,
+        ociSpec: spec,
+        // The OCI runtime makes it read-only once it has made the mount points.
+        readonlyRootfs: false,
+        terminal: config.tty,
+        stdin: config.stdin,
+        stdinOnce: config.stdinOnce,
+        logPath,
+        files: await filesFor(pod, facts.hostname),
+      },
+      AbortSignal.timeout(createTimeoutMs),
+    );
+    // The pod may have been stopped meanwhile; then its end has not ended this one.
+    state.sandboxOf(podId);
+    state.containers.set(id, entry);
+    state.saveContainer(entry, {}, "made");
+  } catch (cause) {
+    state.containers.delete(id);
+    await sandbox.deleteContainer(id).catch(() => {});
+    await state.parts.images.release(image.id, id);
+    state.store.deleteContainer(id);
+    throw cause;
+  }
+  state.emit("created", id, podId);
+  return entry.stored.container;
+}
+
+/** Makes a container, joins the making of it, or gives the one that has the same name and attempt. */
+export function createContainer(
+  state: EngineState,
+  podId: string,
+  config: ContainerConfig,
+): Promise<Container> {
+  const pod = state.pod(podId);
+  const { id } = pod.stored.pod;
+  return state.once(`create-container ${JSON.stringify([id, config.name, config.attempt])}`, async () => {
+    const same = state
+      .containersOf(id)
+      .find(
+        ({ stored: { container } }) =>
+          container.config.name === config.name && container.config.attempt === config.attempt,
+      );
+    if (same?.stored.stage === "made") return same.stored.container;
+    if (same)
+      throw new TinderboxError(
+        "EXISTS",
+        `container ${config.name}, attempt ${config.attempt}: ${same.stored.container.id} is being removed`,
+      );
+    return create(state, pod, config);
+  });
+}
+
+/** Starts a created container. */
+export function startContainer(state: EngineState, entry: ContainerEntry): Promise<void> {
+  const { id, podId, createdAtNs } = entry.stored.container;
+  return state.once(`start-container ${id}`, async () => {
+    const { phase } = entry.stored.container;
+    if (phase.kind !== "created" || entry.stored.stage !== "made")
+      throw new TinderboxError("WRONG_STATE", `container ${id} is ${phase.kind}; it must be created`);
+    try {
+      state.applyState(await state.sandboxOf(podId).startContainer(id, AbortSignal.timeout(startTimeoutMs)));
+    } catch (cause) {
+      const { message } = TinderboxError.from(cause);
+      const finishedAtNs = nowNs();
+      state.setPhase(entry, {
+        kind: "exited",
+        startedAtNs: createdAtNs,
+        finishedAtNs,
+        exitCode: 128,
+        reason: "StartError",
+        message,
+      });
+      throw cause;
+    }
+  });
+}

@@ -1,0 +1,226 @@
+/** The engine: pods and containers over sandboxes, images and networks. Each verb has a file; this is their front. */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import type { Duplex } from "node:stream";
+import { TinderboxError } from "../base/errors.ts";
+import type { AttachOptions, ProcessStreams, Sandbox } from "../sandbox/contract.ts";
+import type { Container, ContainerUsage, Engine, ExecRequest, LinuxResources, Pod } from "./contract.ts";
+import { createContainer, startContainer } from "./create-container.ts";
+import { type ContainerEntry, type EngineParts, EngineState } from "./engine-state.ts";
+import { ifThere } from "./id-index.ts";
+import { ociResources } from "./oci-resources.ts";
+import { recover } from "./recover.ts";
+import { removeContainer, stopContainer } from "./remove-container.ts";
+import { runPod } from "./run-pod.ts";
+import { removePod, stopPod } from "./stop-pod.ts";
+import { Store } from "./store.ts";
+
+/** Ends the caller's wait when it aborts; the work goes on and a retry joins it. */
+function whileWanted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  work.catch(() => {});
+  const { promise, reject } = Promise.withResolvers<never>();
+  const onAbort = (): void => reject(TinderboxError.from(signal.reason, "ABORTED"));
+  if (signal.aborted) onAbort();
+  signal.addEventListener("abort", onAbort, { once: true });
+  return Promise.race([work, promise]).finally(() => signal.removeEventListener("abort", onAbort));
+}
+
+/** The sandbox of a running container. */
+function sandboxOfRunning(state: EngineState, entry: ContainerEntry): Sandbox {
+  const { id, podId, phase } = entry.stored.container;
+  if (phase.kind !== "running")
+    throw new TinderboxError("WRONG_STATE", `container ${id} is ${phase.kind}; it must be running`);
+  return state.sandboxOf(podId);
+}
+
+async function usageOf(state: EngineState, entry: ContainerEntry): Promise<ContainerUsage> {
+  const { id, podId } = entry.stored.container;
+  const stats = await state.sandboxOf(podId).containerStats(id);
+  return {
+    containerId: id,
+    timestampNs: stats.timestampNs,
+    cpuUsageNs: stats.cpuUsageNs,
+    memoryUsageBytes: stats.memoryUsageBytes,
+    memoryWorkingSetBytes: stats.memoryWorkingSetBytes,
+    memoryRssBytes: stats.memoryRssBytes,
+    pids: stats.pids,
+    pageFaults: stats.pageFaults,
+    majorPageFaults: stats.majorPageFaults,
+    writableBytes: stats.writableBytes,
+    writableInodes: stats.writableInodes,
+  };
+}
+
+async function updateResources(
+  state: EngineState,
+  entry: ContainerEntry,
+  asked: LinuxResources,
+): Promise<void> {
+  const { id, podId, phase, config } = entry.stored.container;
+  if (phase.kind === "exited")
+    throw new TinderboxError("WRONG_STATE", `container ${id} is exited; it must be created or running`);
+  await state.sandboxOf(podId).updateContainer(id, ociResources(asked));
+  const before = config.resources;
+  // What is not asked for stays as it was.
+  const resources: LinuxResources = {
+    cpuPeriod: asked.cpuPeriod || before.cpuPeriod,
+    cpuQuota: asked.cpuQuota || before.cpuQuota,
+    cpuShares: asked.cpuShares || before.cpuShares,
+    memoryLimitBytes: asked.memoryLimitBytes || before.memoryLimitBytes,
+    oomScoreAdj: before.oomScoreAdj,
+    cpusetCpus: asked.cpusetCpus || before.cpusetCpus,
+    cpusetMems: asked.cpusetMems || before.cpusetMems,
+    hugepageLimits: asked.hugepageLimits.length > 0 ? asked.hugepageLimits : before.hugepageLimits,
+    unified: { ...before.unified, ...asked.unified },
+    memorySwapLimitBytes: asked.memorySwapLimitBytes || before.memorySwapLimitBytes,
+  };
+  const now = entry.stored.container.config;
+  state.saveContainer(entry, { config: { ...now, resources } });
+}
+
+function exec(state: EngineState, entry: ContainerEntry, request: ExecRequest): Promise<ProcessStreams> {
+  if (request.command.length === 0)
+    throw new TinderboxError("INVALID", "cmd: at least the program is expected");
+  const { command, tty, ...streams } = request;
+  const { process } = entry.stored;
+  const env =
+    tty && !process.env.some((one) => one.startsWith("TERM=")) ? [...process.env, "TERM=xterm"] : process.env;
+  return sandboxOfRunning(state, entry).exec(entry.stored.container.id, {
+    ...streams,
+    terminal: tty,
+    processJson: { ...process, terminal: tty, args: command, env },
+  });
+}
+
+class TinderboxEngine implements Engine {
+  readonly #state: EngineState;
+  readonly images: Engine["images"];
+  readonly handlers: Engine["handlers"];
+  readonly defaultHandler: string;
+
+  constructor(state: EngineState) {
+    this.#state = state;
+    this.images = state.parts.images;
+    this.defaultHandler = state.parts.config.defaultHandler;
+    this.handlers = [...state.parts.factories].map(([name, { place }]) => ({ name, place }));
+  }
+
+  networkNotReady(): string | undefined {
+    return this.#state.parts.network.notReady();
+  }
+
+  runPod(...[config, handler, signal]: Parameters<Engine["runPod"]>): Promise<Pod> {
+    return whileWanted(runPod(this.#state, config, handler), signal);
+  }
+
+  stopPod(id: string): Promise<void> {
+    return ifThere(
+      () => this.#state.pod(id),
+      (entry) => stopPod(this.#state, entry),
+    );
+  }
+
+  removePod(id: string): Promise<void> {
+    return ifThere(
+      () => this.#state.pod(id),
+      (entry) => removePod(this.#state, entry),
+    );
+  }
+
+  pod(id: string): Pod {
+    return this.#state.pod(id).stored.pod;
+  }
+
+  pods(): readonly Pod[] {
+    return [...this.#state.pods.values()].map((entry) => entry.stored.pod);
+  }
+
+  async createContainer(
+    ...[podId, config, signal]: Parameters<Engine["createContainer"]>
+  ): Promise<Container> {
+    return whileWanted(createContainer(this.#state, podId, config), signal);
+  }
+
+  async startContainer(id: string, signal: AbortSignal): Promise<void> {
+    return whileWanted(startContainer(this.#state, this.#state.container(id)), signal);
+  }
+
+  stopContainer(id: string, timeoutMs: number): Promise<void> {
+    return ifThere(
+      () => this.#state.container(id),
+      (entry) => stopContainer(this.#state, entry, timeoutMs),
+    );
+  }
+
+  removeContainer(id: string): Promise<void> {
+    return ifThere(
+      () => this.#state.container(id),
+      (entry) => removeContainer(this.#state, entry),
+    );
+  }
+
+  container(id: string): Container {
+    return this.#state.container(id).stored.container;
+  }
+
+  containers(): readonly Container[] {
+    return [...this.#state.containers.values()].map((entry) => entry.stored.container);
+  }
+
+  async reopenLog(id: string): Promise<void> {
+    const entry = this.#state.container(id);
+    const { container } = entry.stored;
+    await sandboxOfRunning(this.#state, entry).reopenLog(container.id, container.logPath);
+  }
+
+  async updateResources(id: string, resources: LinuxResources): Promise<void> {
+    await updateResources(this.#state, this.#state.container(id), resources);
+  }
+
+  async usage(id: string): Promise<ContainerUsage> {
+    return usageOf(this.#state, this.#state.container(id));
+  }
+
+  async exec(id: string, request: ExecRequest): Promise<ProcessStreams> {
+    return exec(this.#state, this.#state.container(id), request);
+  }
+
+  async attach(id: string, options: AttachOptions): Promise<ProcessStreams> {
+    const entry = this.#state.container(id);
+    return sandboxOfRunning(this.#state, entry).attach(entry.stored.container.id, options);
+  }
+
+  async portForward(podId: string, port: number): Promise<Duplex> {
+    return this.#state.sandboxOf(this.#state.pod(podId).stored.pod.id).connect(port);
+  }
+
+  async waitContainer(id: string, signal: AbortSignal): Promise<Container> {
+    const entry = this.#state.container(id);
+    await this.#state.exited(entry, signal);
+    return entry.stored.container;
+  }
+
+  subscribe(...[listener]: Parameters<Engine["subscribe"]>): () => void {
+    return this.#state.subscribe(listener);
+  }
+
+  async close(): Promise<void> {
+    const sandboxes = [...this.#state.pods.values()].flatMap(({ sandbox }) => (sandbox ? [sandbox] : []));
+    await Promise.allSettled(sandboxes.map((sandbox) => sandbox.detach()));
+    this.#state.store.close();
+  }
+}
+
+/** Opens the engine of a node, with everything that outlived the last one taken up again. */
+export async function openEngine(parts: EngineParts): Promise<Engine> {
+  await mkdir(parts.config.root, { recursive: true, mode: 0o700 });
+  await mkdir(parts.config.state, { recursive: true, mode: 0o700 });
+  const state = new EngineState(parts, new Store(join(parts.config.root, "engine.db")));
+  try {
+    await recover(state);
+  } catch (cause) {
+    state.store.close();
+    throw cause;
+  }
+  return new TinderboxEngine(state);
+}

@@ -1,0 +1,56 @@
+/** Device nodes of the host, as the OCI spec wants them. */
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { TinderboxError } from "../base/errors.ts";
+import type { Device } from "./contract.ts";
+
+export type OciDevice = {
+  readonly path: string;
+  readonly type: "b" | "c";
+  readonly major: number;
+  readonly minor: number;
+  readonly fileMode: number;
+  readonly uid: number;
+  readonly gid: number;
+};
+
+function readDevice(hostPath: string, path: string): OciDevice | undefined {
+  const stat = statSync(hostPath, { bigint: true, throwIfNoEntry: false });
+  if (!stat || !(stat.isBlockDevice() || stat.isCharacterDevice())) return undefined;
+  // glibc's gnu_dev_major and gnu_dev_minor
+  const major = ((stat.rdev >> 8n) & 0xfffn) | ((stat.rdev >> 32n) & 0xfffff000n);
+  const minor = (stat.rdev & 0xffn) | ((stat.rdev >> 12n) & 0xffffff00n);
+  return {
+    path,
+    type: stat.isBlockDevice() ? "b" : "c",
+    major: Number(major),
+    minor: Number(minor),
+    fileMode: Number(stat.mode & 0o777n),
+    uid: Number(stat.uid),
+    gid: Number(stat.gid),
+  };
+}
+
+/** The device a request names. @throws INVALID when it is none */
+export function requestedDevice(device: Device): OciDevice {
+  const found = readDevice(device.hostPath, device.containerPath || device.hostPath);
+  if (!found)
+    throw new TinderboxError("INVALID", `devices.host_path ${device.hostPath}: a device node is expected`);
+  return found;
+}
+
+/** Every device of the host, for privileged containers. */
+export function allHostDevices(directory = "/dev"): readonly OciDevice[] {
+  const own = new Set(["pts", "shm", "mqueue", "fd", "stdin", "stdout", "stderr", "console", "ptmx"]);
+  const found: OciDevice[] = [];
+  for (const entry of readdirSync(directory, { withFileTypes: true })) {
+    if (directory === "/dev" && own.has(entry.name)) continue;
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) found.push(...allHostDevices(path));
+    else if (!entry.isSymbolicLink()) {
+      const device = readDevice(path, path);
+      if (device) found.push(device);
+    }
+  }
+  return found;
+}

@@ -1,0 +1,83 @@
+/** The mounts of a container: what every one has, the files sent along, and what the request asks for. */
+import type { Mount } from "./contract.ts";
+
+export type OciMount = {
+  readonly destination: string;
+  readonly type: string;
+  readonly source: string;
+  readonly options: readonly string[];
+};
+
+export type MountFacts = {
+  readonly privileged: boolean;
+  readonly hostIpc: boolean;
+  readonly hasCgroupV2: boolean;
+  /** names sent along, to the path they appear at */
+  readonly files: Readonly<Record<string, string>>;
+  readonly requested: readonly Mount[];
+};
+
+const depth = (path: string): number => path.split("/").filter((part) => part !== "").length;
+
+/** In the order they are to be made: a mount never hides one made before it. */
+export function ociMounts(facts: MountFacts): readonly OciMount[] {
+  const safe = ["nosuid", "noexec", "nodev"];
+  const access = facts.privileged ? "rw" : "ro";
+  const standard: OciMount[] = [
+    { destination: "/proc", type: "proc", source: "proc", options: safe },
+    {
+      destination: "/dev",
+      type: "tmpfs",
+      source: "tmpfs",
+      options: ["nosuid", "strictatime", "mode=755", "size=65536k"],
+    },
+    {
+      destination: "/dev/pts",
+      type: "devpts",
+      source: "devpts",
+      options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+    },
+    { destination: "/dev/mqueue", type: "mqueue", source: "mqueue", options: safe },
+    facts.hostIpc
+      ? { destination: "/dev/shm", type: "bind", source: "/dev/shm", options: ["rbind", "rprivate", "rw"] }
+      : {
+          destination: "/dev/shm",
+          type: "tmpfs",
+          source: "shm",
+          options: [...safe, "mode=1777", "size=65536k"],
+        },
+    { destination: "/sys", type: "sysfs", source: "sysfs", options: [...safe, access] },
+    {
+      destination: "/sys/fs/cgroup",
+      type: "cgroup",
+      source: "cgroup",
+      options: [...safe, "relatime", access],
+    },
+  ];
+  const requested = facts.requested
+    .map(
+      (mount): OciMount => ({
+        destination: mount.containerPath,
+        type: "bind",
+        source: mount.hostPath,
+        options: [
+          "rbind",
+          mount.propagation === "private" ? "rprivate" : mount.propagation,
+          mount.readonly ? "ro" : "rw",
+        ],
+      }),
+    )
+    .sort((a, b) => depth(a.destination) - depth(b.destination));
+  const taken = new Set(requested.map((mount) => mount.destination));
+  const files = Object.entries(facts.files)
+    .filter(([, destination]) => !taken.has(destination))
+    .map(
+      ([name, destination]): OciMount => ({
+        destination,
+        type: "bind",
+        source: `@files/${name}`,
+        options: ["bind", "rprivate", "rw", "nosuid", "nodev", "noexec"],
+      }),
+    );
+  return [...standard.filter((mount) => !taken.has(mount.destination)), ...files, ...requested];
+}

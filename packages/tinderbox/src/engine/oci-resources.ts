@@ -1,0 +1,24 @@
+/** CRI's Linux resources as OCI `linux.resources`. Zero means "not asked for" everywhere in CRI. */
+import type { LinuxResources } from "./contract.ts";
+
+/** Only what is asked for is in the result. */
+export function ociResources(asked: LinuxResources): { readonly [part: string]: unknown } {
+  const cpu = {
+    ...(asked.cpuPeriod > 0 ? { period: asked.cpuPeriod } : {}),
+    ...(asked.cpuQuota !== 0 ? { quota: asked.cpuQuota } : {}),
+    ...(asked.cpuShares > 0 ? { shares: asked.cpuShares } : {}),
+    ...(asked.cpusetCpus !== "" ? { cpus: asked.cpusetCpus } : {}),
+    ...(asked.cpusetMems !== "" ? { mems: asked.cpusetMems } : {}),
+  };
+  const memory = {
+    ...(asked.memoryLimitBytes > 0 ? { limit: asked.memoryLimitBytes } : {}),
+    ...(asked.memorySwapLimitBytes > 0 ? { swap: asked.memorySwapLimitBytes } : {}),
+  };
+  const hugepages = asked.hugepageLimits.filter((one) => one.limit > 0);
+  return {
+    ...(Object.keys(cpu).length > 0 ? { cpu } : {}),
+    ...(Object.keys(memory).length > 0 ? { memory } : {}),
+    ...(hugepages.length > 0 ? { hugepageLimits: hugepages } : {}),
+    ...(Object.keys(asked.unified).length > 0 ? { unified: asked.unified } : {}),
+  };
+}

@@ -1,0 +1,185 @@
+/**
+ * The OCI runtime configuration of a container: from CRI's request, the image and the kind of place it will run in.
+ * Pure; what the place must fill in is named with "@" (see the agent's protocol).
+ */
+import { TinderboxError } from "../base/errors.ts";
+import type { Image } from "../image/contract.ts";
+import { capabilitySet } from "./capability-set.ts";
+import { resolveContainerUser } from "./container-user.ts";
+import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
+import { allHostDevices, type OciDevice, requestedDevice } from "./host-devices.ts";
+import { ociMounts } from "./oci-mounts.ts";
+import { ociResources } from "./oci-resources.ts";
+
+/** What the spec depends on beside the request. */
+export type PlaceFacts = {
+  readonly place: "host" | "microvm";
+  readonly podCgroupPath: string;
+  readonly hasCgroupV2: boolean;
+  readonly capabilities: ReadonlySet<string>;
+  /** No process of ours may have a lower one without the right to */
+  readonly lowestOomScoreAdj: number;
+  readonly hostname: string;
+};
+
+export type OciProcess = {
+  readonly terminal: boolean;
+  readonly user: { readonly uid: number; readonly gid: number; readonly additionalGids: readonly number[] };
+  readonly args: readonly string[];
+  readonly env: readonly string[];
+  readonly cwd: string;
+  readonly [field: string]: unknown;
+};
+
+export type BuiltSpec = {
+  readonly spec: { readonly process: OciProcess; readonly [field: string]: unknown };
+  readonly user: Container["user"];
+};
+
+const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+function processArgs(config: ContainerConfig, image: Image): readonly string[] {
+  const entrypoint = config.command.length > 0 ? config.command : image.config.entrypoint;
+  const useCmd = config.command.length === 0 && config.args.length === 0;
+  const args = [...entrypoint, ...(useCmd ? image.config.cmd : config.args)];
+  if (args.length === 0)
+    throw new TinderboxError(
+      "INVALID",
+      "command: empty, and the image has neither an entrypoint nor a command",
+    );
+  return args;
+}
+
+function processEnv(config: ContainerConfig, image: Image, hostname: string): readonly string[] {
+  const env = new Map<string, string>();
+  if (config.tty) env.set("TERM", "xterm");
+  env.set("HOSTNAME", hostname);
+  for (const entry of image.config.env) {
+    const at = entry.indexOf("=");
+    if (at > 0) env.set(entry.slice(0, at), entry.slice(at + 1));
+  }
+  for (const { key, value } of config.env) env.set(key, value);
+  const list = [...env].map(([key, value]) => `${key}=${value}`);
+  const bad = list.find((entry) => entry.includes("\0"));
+  if (bad !== undefined)
+    throw new TinderboxError("INVALID", `env ${JSON.stringify(bad)}: a NUL byte is not allowed`);
+  return env.has("PATH") ? list : [defaultPath, ...list];
+}
+
+function namespaces(pod: PodConfig, config: ContainerConfig, facts: PlaceFacts): readonly object[] {
+  const { pid, ipc } = config.security;
+  const list: { type: string; path?: string }[] = [{ type: "mount" }];
+  if (pod.namespaces.network === "pod") {
+    list.push({ type: "network", path: "@pod/net" }, { type: "uts", path: "@pod/uts" });
+  }
+  if (ipc !== "node") list.push({ type: "ipc", path: "@pod/ipc" });
+  if (pid.mode === "container") list.push({ type: "pid" });
+  else if (pid.mode === "pod") list.push({ type: "pid", path: "@pod/pid" });
+  else if (pid.mode === "target") {
+    throw new TinderboxError(
+      "UNSUPPORTED",
+      "namespace_options.pid TARGET: POD, CONTAINER and NODE are supported",
+    );
+  }
+  if (facts.hasCgroupV2 && !config.security.privileged) list.push({ type: "cgroup" });
+  return list;
+}
+
+/** What a microVM cannot give is refused by its field's name. */
+function refuseForMicrovm(config: ContainerConfig): void {
+  const refuse = (field: string, value: string): never => {
+    throw new TinderboxError("INVALID", `${field} ${value}: not possible in a microVM`, {
+      hint: "Use an OCI runtime handler for this pod, or leave the field out; see LIMITATIONS.md.",
+    });
+  };
+  if (config.security.pid.mode === "node") refuse("namespace_options.pid", "NODE");
+  if (config.security.ipc === "node") refuse("namespace_options.ipc", "NODE");
+  const [mount] = config.mounts;
+  if (mount) refuse("mounts.host_path", JSON.stringify(mount.hostPath));
+  const [device] = config.devices;
+  if (device) refuse("devices.host_path", JSON.stringify(device.hostPath));
+}
+
+function devicesOf(config: ContainerConfig, place: "host" | "microvm"): readonly OciDevice[] {
+  if (place === "microvm") return [];
+  return config.security.privileged ? allHostDevices() : config.devices.map(requestedDevice);
+}
+
+function deviceRules(config: ContainerConfig, devices: readonly OciDevice[]): readonly object[] {
+  if (config.security.privileged) return [{ allow: true, access: "rwm" }];
+  return [
+    { allow: false, access: "rwm" },
+    // null, zero, full, random, urandom, tty, console, ptmx, pts: what the OCI specification makes in every container
+    ...[3, 5, 7, 8, 9].map((minor) => ({ allow: true, type: "c", major: 1, minor, access: "rwm" })),
+    ...[0, 1, 2].map((minor) => ({ allow: true, type: "c", major: 5, minor, access: "rwm" })),
+    { allow: true, type: "c", major: 136, access: "rwm" },
+    ...devices.map(({ type, major, minor }, n) => ({
+      allow: true,
+      type,
+      major,
+      minor,
+      access: config.devices[n]?.permissions || "rwm",
+    })),
+  ];
+}
+
+/** Names of the files that go along, and where they appear. */
+export const sentFiles = {
+  "resolv.conf": "/etc/resolv.conf",
+  hostname: "/etc/hostname",
+  hosts: "/etc/hosts",
+};
+
+/** Builds the spec. @throws INVALID, UNSUPPORTED naming the field that cannot be had */
+export function buildOciSpec(
+  id: string,
+  pod: PodConfig,
+  config: ContainerConfig,
+  image: Image,
+  facts: PlaceFacts,
+): BuiltSpec {
+  if (facts.place === "microvm") refuseForMicrovm(config);
+  const { security } = config;
+  const user = resolveContainerUser(image, security);
+  const devices = devicesOf(config, facts.place);
+  const mounts = ociMounts({
+    privileged: security.privileged,
+    hostIpc: security.ipc === "node",
+    hasCgroupV2: facts.hasCgroupV2,
+    files: sentFiles,
+    requested: config.mounts,
+  });
+  const propagations = new Set(config.mounts.map((mount) => mount.propagation));
+  const propagation = propagations.has("rshared")
+    ? "rshared"
+    : propagations.has("rslave")
+      ? "rslave"
+      : "rprivate";
+  const process: OciProcess = {
+    terminal: config.tty,
+    user: { uid: user.uid, gid: user.gid, additionalGids: user.supplementalGroups },
+    args: processArgs(config, image),
+    env: processEnv(config, image, facts.hostname),
+    cwd: config.workingDir || image.config.workingDir || "/",
+    capabilities: capabilitySet(security, facts.capabilities),
+    noNewPrivileges: security.noNewPrivs,
+    oomScoreAdj: Math.max(config.resources.oomScoreAdj, facts.lowestOomScoreAdj),
+  };
+  const cgroupsPath = facts.place === "host" ? `/${facts.podCgroupPath}/${id}` : `/${id}`;
+  const spec = {
+    ociVersion: "1.0.2",
+    process,
+    root: { path: "rootfs", readonly: security.readonlyRootfs },
+    mounts,
+    linux: {
+      namespaces: namespaces(pod, config, facts),
+      cgroupsPath,
+      resources: { ...ociResources(config.resources), devices: deviceRules(config, devices) },
+      devices,
+      rootfsPropagation: propagation,
+      maskedPaths: security.privileged ? [] : security.maskedPaths,
+      readonlyPaths: security.privileged ? [] : security.readonlyPaths,
+    },
+  };
+  return { spec, user };
+}
