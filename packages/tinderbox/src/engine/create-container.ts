@@ -120,8 +120,8 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
         id,
         image: held,
         ociSpec: spec,
-        // The OCI runtime makes it read-only once it has made the mount points.
-        readonlyRootfs: false,
+        // The agent decides by this alone; the image must then have the mount points (/dev, /proc, /etc/hosts, ...).
+        readonlyRootfs: config.security.readonlyRootfs,
         terminal: config.tty,
         stdin: config.stdin,
         stdinOnce: config.stdinOnce,
