@@ -173,9 +173,14 @@ async function execOutput(engine: Engine, id: string, command: readonly string[]
   return `${text}${(await streams.exit).code}`;
 }
 
-test("engine: a pod lives, is found again by the next engine, and leaves nothing", { skip }, async () => {
+const stateDir = join(directory, "state");
+
+/** One node: what any number of engines, one after the other, are opened over. */
+function fixture(): { readonly open: () => Promise<Engine>; readonly holders: Set<string> } {
   const confDir = join(directory, "net.d");
-  mkdirSync(confDir);
+  rmSync(join(directory, "rootfs"), { recursive: true, force: true });
+  rmSync(join(directory, "image.squashfs"), { force: true });
+  mkdirSync(confDir, { recursive: true });
   const bridgePlugin = {
     type: "bridge",
     bridge,
@@ -193,7 +198,6 @@ test("engine: a pod lives, is found again by the next engine, and leaves nothing
   );
   const image = makeImage();
   const holders = new Set<string>();
-  const stateDir = join(directory, "state");
   const open = async (): Promise<Engine> =>
     openEngine({
       config: { root: join(directory, "engine"), state: stateDir, defaultHandler: "crun" },
@@ -218,6 +222,11 @@ test("engine: a pod lives, is found again by the next engine, and leaves nothing
       ]),
       logger,
     });
+  return { open, holders };
+}
+
+test("engine: a pod lives, is found again by the next engine, and leaves nothing", { skip }, async () => {
+  const { open, holders } = fixture();
   const first = await open();
   const [pod, twin] = await Promise.all([
     first.runPod(podConfig("web"), "", soon()),
@@ -295,4 +304,41 @@ test("engine: a pod lives, is found again by the next engine, and leaves nothing
   assert.deepEqual(readdirSync(join(directory, "cni")), []);
   assert.doesNotMatch(readFileSync("/proc/self/mountinfo", "utf8"), new RegExp(directory));
   assert.equal(existsSync(`/sys/fs/cgroup/pids/tinderbox/${pod.id}`), false);
+});
+
+test("engine: when the pod's agent is killed, its pod is not ready and nothing of it is left", {
+  skip,
+}, async () => {
+  const { open, holders } = fixture();
+  const engine = await open();
+  const pod = await engine.runPod(podConfig("gone"), "", soon());
+  const made = await engine.createContainer(
+    pod.id,
+    containerConfig("main", "exec /bin/busybox sleep 600"),
+    soon(),
+  );
+  await engine.startContainer(made.id, soon());
+  const stopped = Promise.withResolvers<void>();
+  const unsubscribe = engine.subscribe(
+    (event) => event.kind === "stopped" && event.containerId === pod.id && stopped.resolve(),
+  );
+  const [sandboxName] = readdirSync(join(stateDir, "sandboxes"));
+  assert.ok(sandboxName);
+  const identity = JSON.parse(readFileSync(join(stateDir, "sandboxes", sandboxName, "agent.json"), "utf8"));
+  process.kill(identity.pid, "SIGKILL");
+  await stopped.promise;
+  unsubscribe();
+  assert.equal(engine.pod(pod.id).state, "notready");
+  const { phase } = await engine.waitContainer(made.id, soon());
+  assert.ok(phase.kind === "exited");
+  assert.equal(phase.exitCode, 255);
+  await assert.rejects(engine.createContainer(pod.id, containerConfig("late", "true"), soon()), {
+    code: "WRONG_STATE",
+  });
+  await engine.removePod(pod.id);
+  await engine.close();
+  assert.deepEqual([...holders], []);
+  assert.deepEqual(readdirSync(join(stateDir, "sandboxes")), []);
+  assert.deepEqual(readdirSync(join(directory, "cni")), []);
+  assert.doesNotMatch(readFileSync("/proc/self/mountinfo", "utf8"), new RegExp(directory));
 });

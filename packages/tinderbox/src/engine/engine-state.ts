@@ -47,6 +47,8 @@ export class EngineState {
   readonly containers = new Map<string, ContainerEntry>();
   /** Work under way by a name of its own: who asks for the same meanwhile gets the same promise. */
   readonly #underway = new Map<string, Promise<unknown>>();
+  /** Set by the engine: ends what is left of a pod whose sandbox is gone. */
+  onGone: (entry: PodEntry) => void = () => {};
   readonly #listeners = new Set<(event: EngineEvent) => void>();
   readonly #exitWaiters = new Map<string, Set<() => void>>();
 
@@ -185,7 +187,9 @@ export class EngineState {
         this.parts.logger.warn("sandbox gone", { pod: entry.stored.pod.id, reason: event.reason });
         for (const one of this.containersOf(entry.stored.pod.id))
           this.setLost(one, "SandboxGone", event.reason);
-        if (entry.stored.stage === "ready") this.setPodState(entry, "notready", { stage: "stopping" });
+        if (entry.stored.stage !== "ready") return;
+        this.setPodState(entry, "notready", { stage: "stopping" });
+        this.onGone(entry);
       }
     }
   }

@@ -216,6 +216,13 @@ export async function openEngine(parts: EngineParts): Promise<Engine> {
   await mkdir(parts.config.root, { recursive: true, mode: 0o700 });
   await mkdir(parts.config.state, { recursive: true, mode: 0o700 });
   const state = new EngineState(parts, new Store(join(parts.config.root, "engine.db")));
+  state.onGone = (entry) =>
+    void stopPod(state, entry).catch((cause) =>
+      parts.logger.error("cleaning up after a sandbox that is gone", {
+        pod: entry.stored.pod.id,
+        cause: TinderboxError.from(cause).message,
+      }),
+    );
   try {
     await recover(state);
   } catch (cause) {
