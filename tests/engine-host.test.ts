@@ -20,6 +20,7 @@ import { createLogger } from "../packages/tinderbox/src/base/log.ts";
 import { nativeProgram } from "../packages/tinderbox/src/base/paths.ts";
 import type { ContainerConfig, Engine, PodConfig } from "../packages/tinderbox/src/engine/contract.ts";
 import { openEngine } from "../packages/tinderbox/src/engine/engine.ts";
+import { Store } from "../packages/tinderbox/src/engine/store.ts";
 import type { Digest, Image, ImageService } from "../packages/tinderbox/src/image/contract.ts";
 import { createNetworkService } from "../packages/tinderbox/src/network/network-service.ts";
 import { createHostSandboxFactory } from "../packages/tinderbox/src/sandbox/host/host-sandbox.ts";
@@ -37,6 +38,7 @@ const soon = (): AbortSignal => AbortSignal.timeout(60_000);
 after(() => {
   execFileSync("ip", ["link", "del", bridge], { stdio: "ignore" });
   rmSync(directory, { recursive: true, force: true });
+  rmSync(`/dev/shm/tb-engine-${process.pid}`, { recursive: true, force: true });
 });
 
 function makeImage(): Image {
@@ -341,4 +343,39 @@ test("engine: when the pod's agent is killed, its pod is not ready and nothing o
   assert.deepEqual(readdirSync(join(stateDir, "sandboxes")), []);
   assert.deepEqual(readdirSync(join(directory, "cni")), []);
   assert.doesNotMatch(readFileSync("/proc/self/mountinfo", "utf8"), new RegExp(directory));
+});
+
+test("openEngine: a pod and a container whose making was cut short are removed, and another pod stays", {
+  skip,
+}, async () => {
+  const { open, holders } = fixture();
+  const engine = await open();
+  const [cut, kept] = [
+    await engine.runPod(podConfig("cut"), "", soon()),
+    await engine.runPod(podConfig("kept"), "", soon()),
+  ];
+  const half = await engine.createContainer(kept.id, containerConfig("half", "true"), soon());
+  await engine.close();
+  // As the store stands when the daemon is killed just before it would have written "ready" and "made".
+  const store = new Store(join(directory, "engine", "engine.db"));
+  for (const stored of store.pods())
+    if (stored.pod.id === cut.id) store.savePod({ ...stored, stage: "starting" });
+  for (const stored of store.containers()) store.saveContainer({ ...stored, stage: "creating" });
+  store.close();
+  const next = await open();
+  assert.deepEqual(
+    next.pods().map((one) => [one.id, one.state]),
+    [[kept.id, "ready"]],
+  );
+  assert.deepEqual(next.containers(), []);
+  assert.deepEqual([...holders], []);
+  assert.deepEqual(readdirSync(join(directory, "cni")), [`${kept.id}.json`]);
+  assert.equal(existsSync(`/run/netns/tb-${cut.id}`), false);
+  assert.equal(existsSync(`/sys/fs/cgroup/pids/tinderbox/${cut.id}`), false);
+  const again = await next.createContainer(kept.id, containerConfig("half", "true"), soon());
+  assert.notEqual(again.id, half.id);
+  await next.removePod(kept.id);
+  await next.close();
+  assert.deepEqual(readdirSync(join(stateDir, "sandboxes")), []);
+  assert.deepEqual(readdirSync(join(directory, "cni")), []);
 });
