@@ -22,7 +22,8 @@ function factoryOf(runtime: RuntimeConfig, config: DaemonConfig, logger: Logger)
   if (runtime.type === "microvm") return createMicrovmFactory(runtime, config, log);
   return createHostSandboxFactory({
     handler: runtime.name,
-    stateDir: config.state,
+    // Apart for each handler: each keeps its own count of who uses an image's mount.
+    stateDir: join(config.state, runtime.name),
     writableDir: join(config.root, "writable"),
     log,
   });
@@ -46,7 +47,7 @@ export async function startDaemon(config: DaemonConfig, logger: Logger): Promise
   try {
     await prepareSocketPath(config.listen);
     const images = await openImageService({
-      root: join(config.root, "images"),
+      root: config.root,
       registries: config.registries,
       logger,
     });
@@ -57,8 +58,16 @@ export async function startDaemon(config: DaemonConfig, logger: Logger): Promise
       stateDir: join(config.state, "network"),
       logger,
     });
-    const factories = [...config.runtimes.values()].map((runtime) => factoryOf(runtime, config, logger));
-    const engine = await openEngine({ config, images, network, factories, logger });
+    const factories = new Map(
+      [...config.runtimes].map(([name, runtime]) => [name, factoryOf(runtime, config, logger)] as const),
+    );
+    const engine = await openEngine({
+      config: { ...config, defaultHandler: config.defaultRuntime },
+      images,
+      network,
+      factories,
+      logger,
+    });
     undo.defer("let go of the pods", () => engine.close());
     const streaming = await openStreamingServer(engine, logger);
     undo.defer("close the streams", () => streaming.close());
