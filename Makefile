@@ -10,7 +10,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## everything a host needs: launchers in bin/, the agent, the guest's kernel and initramfs
-	@tools/setup.sh packages node native vsock guest
+	@tools/setup.sh packages cgroups node native vsock guest
 
 demo: build ## the main job, to watch: a plain microVM, then pods by crictl on two handlers, then tinderbox run
 	@tools/setup.sh clients
@@ -23,7 +23,7 @@ check: ## fast: format, lint, types, layers, clippy
 	@tools/check.sh
 
 unit: ## unit tests of TypeScript and Rust
-	@tools/setup.sh node native vsock
+	@tools/setup.sh packages cgroups node native vsock
 	@tools/test.sh unit
 
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM

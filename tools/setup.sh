@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
-#   tools/setup.sh WHAT...      WHAT: packages | node | native | vsock | clients | guest
+#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | guest
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 root=$PWD
@@ -53,6 +53,17 @@ packages() {
   step "Debian packages" "${missing[*]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
 }
 
+# On a host with cgroup v1 and v2 side by side crun refuses to work while v2 has controllers that v1 could have.
+cgroups() {
+  local unified=/sys/fs/cgroup/unified/cgroup.controllers controller directory
+  [ -r "$unified" ] && [ -n "$(cat "$unified")" ] || return 0
+  for controller in $(cat "$unified"); do
+    directory=/sys/fs/cgroup/$controller
+    step "cgroup $controller" "mounted as cgroup v1, as crun wants it on a host with both" \
+      sh -c 'mkdir -p "$1" && mount -t cgroup -o "$2" "$2" "$1"' sh "$directory" "$controller"
+  done
+}
+
 node() {
   local stamp=node_modules/.tinderbox-lock
   cmp -s package-lock.json "$stamp" && return 0
@@ -97,7 +108,7 @@ guest() {
 
 for what in "$@"; do
   case $what in
-    packages | node | native | vsock | clients | guest) "$what" ;;
-    *) echo "setup: unknown part '$what'; one of: packages node native vsock clients guest" >&2; exit 2 ;;
+    packages | cgroups | node | native | vsock | clients | guest) "$what" ;;
+    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients guest" >&2; exit 2 ;;
   esac
 done

@@ -166,10 +166,7 @@ impl Agent {
             }
             container.signal(libc::SIGKILL, true)?;
         }
-        let upper = match &self.guest {
-            Some(guest) => Some(guest.drives.scratch().join(&container.id)),
-            None => None,
-        };
+        let upper = self.guest.as_ref().map(|guest| guest.drives.scratch().join(&container.id));
         container.delete(&self.reaper, upper.as_deref())?;
         if let (Some(guest), Some(index)) = (&self.guest, container.drive) {
             guest.drives.release(index, &container.id);
@@ -450,14 +447,9 @@ impl Agent {
             return Ok(());
         }
         let mut offset = open.offset;
-        loop {
-            match spool.read(offset, 64 * 1024, &|| gone.load(Ordering::Relaxed)) {
-                Read::Bytes(bytes) => {
-                    writer.send(Kind::Data, output::STDOUT, &bytes)?;
-                    offset += bytes.len() as u64;
-                }
-                Read::End => break,
-            }
+        while let Read::Bytes(bytes) = spool.read(offset, 64 * 1024, &|| gone.load(Ordering::Relaxed)) {
+            writer.send(Kind::Data, output::STDOUT, &bytes)?;
+            offset += bytes.len() as u64;
         }
         writer.send(Kind::Eof, output::STDOUT, &[])?;
         // The client closes when it has acknowledged; acknowledgements are read until then.

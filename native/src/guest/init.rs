@@ -16,7 +16,8 @@ const PORT: u32 = 1024;
 /// A line in the kernel's log: it reaches the console without the serial port's interrupt.
 pub fn note(text: &str) {
     if let Ok(mut kmsg) = fs::OpenOptions::new().write(true).open("/dev/kmsg") {
-        let _ = writeln!(kmsg, "tinderbox: {text}");
+        // One write is one record of the log.
+        let _ = kmsg.write_all(format!("tinderbox: {text}\n").as_bytes());
     }
 }
 

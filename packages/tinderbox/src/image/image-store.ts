@@ -1,0 +1,180 @@
+/** What is known of images, in SQLite: records, names, holders. The files themselves are the service's. */
+import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import * as v from "valibot";
+import { TinderboxError } from "../base/errors.ts";
+import type { Digest, Image, ImageConfig } from "./contract.ts";
+
+const schema = `
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+CREATE TABLE IF NOT EXISTS images (
+  id TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, config TEXT NOT NULL, passwd TEXT NOT NULL, grp TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, id TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS holders (id TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (id, owner)) STRICT;
+`;
+
+const configSchema = v.object({
+  user: v.string(),
+  env: v.array(v.string()),
+  entrypoint: v.array(v.string()),
+  cmd: v.array(v.string()),
+  workingDir: v.string(),
+  stopSignal: v.string(),
+  labels: v.record(v.string(), v.string()),
+  volumes: v.array(v.string()),
+});
+
+const rowSchema = v.object({
+  id: v.string(),
+  size_bytes: v.number(),
+  config: v.string(),
+  passwd: v.string(),
+  grp: v.string(),
+});
+const nameSchema = v.object({ name: v.string(), id: v.string() });
+const holderSchema = v.object({ id: v.string(), owner: v.string() });
+
+type NewImage = {
+  readonly id: Digest;
+  readonly sizeBytes: number;
+  readonly config: ImageConfig;
+  readonly passwd: string;
+  readonly group: string;
+};
+
+/** All methods are synchronous; each change is one transaction. */
+export class ImageStore {
+  readonly #directory: string;
+  readonly #db: DatabaseSync;
+  readonly #images = new Map<Digest, NewImage>();
+  readonly #names = new Map<string, Digest>();
+  readonly #holders = new Map<Digest, Set<string>>();
+
+  constructor(directory: string) {
+    this.#directory = directory;
+    this.#db = new DatabaseSync(join(directory, "images.db"));
+    this.#db.exec(schema);
+    for (const row of this.#db.prepare("SELECT * FROM images").all()) {
+      const { id, size_bytes, config, passwd, grp } = v.parse(rowSchema, row);
+      const digest = id as Digest;
+      this.#images.set(digest, {
+        id: digest,
+        sizeBytes: size_bytes,
+        config: v.parse(configSchema, JSON.parse(config)),
+        passwd,
+        group: grp,
+      });
+    }
+    for (const row of this.#db.prepare("SELECT * FROM names").all()) {
+      const { name, id } = v.parse(nameSchema, row);
+      this.#names.set(name, id as Digest);
+    }
+    for (const row of this.#db.prepare("SELECT * FROM holders").all()) {
+      const { id, owner } = v.parse(holderSchema, row);
+      this.#holdersOf(id as Digest).add(owner);
+    }
+  }
+
+  #holdersOf(id: Digest): Set<string> {
+    const owners = this.#holders.get(id) ?? new Set();
+    this.#holders.set(id, owners);
+    return owners;
+  }
+
+  blockPath(id: Digest): string {
+    return join(this.#directory, "blocks", `${id.slice(id.indexOf(":") + 1)}.sqfs`);
+  }
+
+  isHeldPath(path: string): boolean {
+    return [...this.#images.keys()].some((id) => this.blockPath(id) === path);
+  }
+
+  has(id: Digest): boolean {
+    return this.#images.has(id);
+  }
+
+  insert(image: NewImage): void {
+    this.#db
+      .prepare("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?)")
+      .run(image.id, image.sizeBytes, JSON.stringify(image.config), image.passwd, image.group);
+    this.#images.set(image.id, image);
+  }
+
+  /** Gives an image its names; a tag that another image had moves. */
+  name(id: Digest, ...names: (string | undefined)[]): void {
+    for (const name of names) {
+      if (name === undefined) continue;
+      this.#db.prepare("INSERT OR REPLACE INTO names VALUES (?, ?)").run(name, id);
+      this.#names.set(name, id);
+    }
+  }
+
+  byId(id: Digest): Image | undefined {
+    const record = this.#images.get(id);
+    if (!record) return undefined;
+    const names = [...this.#names].filter(([, named]) => named === id).map(([name]) => name);
+    if (names.length === 0) return undefined;
+    return {
+      ...record,
+      repoTags: names.filter((name) => !name.includes("@")).sort(),
+      repoDigests: names.filter((name) => name.includes("@")).sort(),
+      blockPath: this.blockPath(id),
+      fsType: "squashfs",
+    };
+  }
+
+  byName(name: string): Image | undefined {
+    const id = this.#names.get(name);
+    return id === undefined ? undefined : this.byId(id);
+  }
+
+  /** By id, with or without `sha256:`, or a prefix of at least 4 digits that only one image has. */
+  byIdPrefix(text: string): Image | undefined {
+    const hex = text.replace(/^sha256:/, "");
+    if (!/^[0-9a-f]{4,128}$/.test(hex)) return undefined;
+    const fits = [...this.#images.keys()].filter((id) => id.slice(id.indexOf(":") + 1).startsWith(hex));
+    return fits.length === 1 && fits[0] !== undefined ? this.byId(fits[0]) : undefined;
+  }
+
+  list(): readonly Image[] {
+    return [...this.#images.keys()].flatMap((id) => this.byId(id) ?? []);
+  }
+
+  /** Takes all names away. */
+  forget(id: Digest): void {
+    this.#db.prepare("DELETE FROM names WHERE id = ?").run(id);
+    for (const [name, named] of this.#names) if (named === id) this.#names.delete(name);
+  }
+
+  hold(id: Digest, owner: string): Image {
+    const image = this.byId(id);
+    if (!image) throw new TinderboxError("NOT_FOUND", `no image ${id}`);
+    this.#db.prepare("INSERT OR IGNORE INTO holders VALUES (?, ?)").run(id, owner);
+    this.#holdersOf(id).add(owner);
+    return image;
+  }
+
+  release(id: Digest, owner: string): void {
+    this.#db.prepare("DELETE FROM holders WHERE id = ? AND owner = ?").run(id, owner);
+    this.#holdersOf(id).delete(owner);
+  }
+
+  holders(): { id: Digest; owner: string }[] {
+    return [...this.#holders].flatMap(([id, owners]) => [...owners].map((owner) => ({ id, owner })));
+  }
+
+  /** Drops the record of an image without names and holders; true when its file shall go. */
+  dropUnused(id: Digest): boolean {
+    const named = [...this.#names.values()].includes(id);
+    if (named || this.#holdersOf(id).size > 0 || !this.#images.has(id)) return false;
+    this.#db.prepare("DELETE FROM images WHERE id = ?").run(id);
+    this.#images.delete(id);
+    return true;
+  }
+
+  close(): void {
+    this.#db.close();
+  }
+}
