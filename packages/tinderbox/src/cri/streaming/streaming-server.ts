@@ -65,13 +65,14 @@ function agreeOn<const T extends string>(offered: readonly string[], known: read
 export async function openStreamingServer(engine: StreamingEngine, logger: Logger): Promise<StreamingServer> {
   const tokens = new SessionTokens<Session>();
   const sockets = new Set<Duplex>();
+  const settings = { noServer: true, maxPayload: maxMessageBytes, perMessageDeflate: false } as const;
   const webSockets = new WebSocketServer({
-    noServer: true,
-    maxPayload: maxMessageBytes,
-    perMessageDeflate: false,
-    handleProtocols: (offered) =>
-      agreeOn([...offered], [...webSocketCommandProtocols, tunnelProtocol]) ?? false,
+    ...settings,
+    handleProtocols: (offered) => agreeOn([...offered], webSocketCommandProtocols) ?? false,
   });
+  // The tunnel's name has a slash, which no sub-protocol may have and `ws` refuses: it is answered by hand.
+  const tunnels = new WebSocketServer(settings);
+  tunnels.on("headers", (headers) => void headers.push(`Sec-WebSocket-Protocol: ${tunnelProtocol}`));
 
   const openStreams = (session: CommandSession): Promise<ProcessStreams> => {
     const { containerId, stdin, stdout, stderr, tty } = session;
@@ -134,15 +135,15 @@ export async function openStreamingServer(engine: StreamingEngine, logger: Logge
         text: `Sec-WebSocket-Protocol must be one of: ${known.join(", ")}`,
       });
     }
+    const isTunnel = session.kind === "portforward";
+    if (isTunnel) delete request.headers["sec-websocket-protocol"];
     const webSocket = await new Promise<WebSocket>((resolve, reject) => {
       socket.once("close", () =>
         reject(new TinderboxError("ABORTED", "the client went away during the WebSocket handshake")),
       );
-      webSockets.handleUpgrade(request, socket, head, (opened) => resolve(opened));
+      (isTunnel ? tunnels : webSockets).handleUpgrade(request, socket, head, resolve);
     });
-    if (session.kind === "portforward") {
-      return servePortForward(createWebSocketStream(webSocket), Buffer.alloc(0), dial(session));
-    }
+    if (isTunnel) return servePortForward(createWebSocketStream(webSocket), Buffer.alloc(0), dial(session));
     await runRemoteCommand(() => openStreams(session), webSocketChannels(webSocket, session));
   };
 
