@@ -29,7 +29,8 @@ usage: tinderbox-native VERB ...
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
-    if std::process::id() == 1 {
+    // By name as well: the pause process is PID 1 too, of its own namespace on the host.
+    if std::process::id() == 1 && args.first().is_some_and(|name| name == "/init") {
         return guest::init::run();
     }
     let verb = args.get(1).map(String::as_str).unwrap_or("");

@@ -1,0 +1,35 @@
+/** The CLI's way to the daemon: CRI over its unix socket, as crictl has it. */
+import { resolve } from "node:path";
+import { TinderboxError } from "../base/errors.ts";
+import { ImageService, RuntimeService } from "../rpc/gen/runtime/v1/api_pb.ts";
+import { createGrpcClient, type GrpcClient } from "../rpc/grpc-service.ts";
+
+export type GlobalOptions = { readonly socket: string; readonly json: boolean };
+
+export type CriClients = {
+  readonly runtime: GrpcClient<typeof RuntimeService>;
+  readonly images: GrpcClient<typeof ImageService>;
+};
+
+/** Runs `work` with clients of the daemon; closes them after it. */
+export async function withDaemon<T>(
+  options: GlobalOptions,
+  work: (clients: CriClients) => Promise<T>,
+): Promise<T> {
+  const address = `unix://${resolve(options.socket)}`;
+  const runtime = createGrpcClient(RuntimeService, address);
+  const images = createGrpcClient(ImageService, address);
+  try {
+    return await work({ runtime, images });
+  } catch (cause) {
+    const error = TinderboxError.from(cause);
+    if (error.code !== "UNAVAILABLE") throw error;
+    throw new TinderboxError("UNAVAILABLE", `no daemon answers on ${options.socket}: ${error.message}`, {
+      cause,
+      hint: "start one: tinderboxd",
+    });
+  } finally {
+    runtime.close();
+    images.close();
+  }
+}
