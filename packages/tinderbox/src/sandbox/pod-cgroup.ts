@@ -96,7 +96,12 @@ export async function removePodCgroup(cgroupPath: string): Promise<void> {
           if (errnoOf(cause) !== "ENOENT") failures.push(cause);
         });
       }
-      if (failures.length === 0) return;
+      if (failures.length === 0) {
+        // Our own parent of all pods goes with the last of them; rmdir refuses while there is another.
+        if (dirname(cgroupPath) === "tinderbox")
+          await Promise.all(roots.map((root) => rmdir(dirname(root)).catch(() => {})));
+        return;
+      }
     }
     if (attempt >= 500) {
       throw new TinderboxError(
