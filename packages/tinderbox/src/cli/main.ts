@@ -2,6 +2,7 @@
 import { Command, CommanderError } from "commander";
 import { errorTable, TinderboxError } from "../base/errors.ts";
 import type { GlobalOptions } from "./cri-clients.ts";
+import type { GuestBuildOptions } from "./guest-build.ts";
 
 const program = new Command("tinderbox")
   .description("Pods as microVMs, or on the host: one engine, every door.")
@@ -64,7 +65,11 @@ guest
   .option("--output <directory>", "where to put them")
   .option("--kernel <file>", "a bzImage or vmlinux to use instead of the stock kernel")
   .option("--plain", "also initramfs-plain.img, for microVMs without an agent", false)
-  .action(async (options: { output?: string; kernel?: string; plain: boolean }) =>
+  .option("--rootfs <source>", "also rootfs.ext4: busybox, debian:SUITE, an image reference, or ./a.tar")
+  .option("--rootfs-size <MiB>", "its size; without it, what the content needs and some")
+  .option("--init <file>", "a program or script that becomes its /sbin/init")
+  .option("--packages <a,b>", "Debian packages for debian:SUITE")
+  .action(async (options: GuestBuildOptions) =>
     (await import("./guest-build.ts")).guestBuild(globals(), options),
   );
 program

@@ -28,6 +28,8 @@ export type RootfsSource =
   | { readonly kind: "busybox" }
   /** An uncompressed tar archive with a whole root file system */
   | { readonly kind: "tar"; readonly path: string }
+  /** A squashfs image with a whole root file system, as the image store has them */
+  | { readonly kind: "squashfs"; readonly path: string }
   | {
       readonly kind: "debian-suite";
       /** `bookworm`, `stable` */
@@ -165,7 +167,7 @@ export async function buildRootfs(options: BuildRootfsOptions): Promise<void> {
       "INVALID",
       `size ${sizeMib} MiB: must be a whole number from 8 to ${maxSizeMib}`,
     );
-  if (source.kind === "tar") await stat(source.path);
+  if (source.kind === "tar" || source.kind === "squashfs") await stat(source.path);
 
   await mkdir(dirname(output), { recursive: true });
   // Private, as a hostile archive may hold device nodes and set-user-id programs.
@@ -176,6 +178,12 @@ export async function buildRootfs(options: BuildRootfsOptions): Promise<void> {
     if (source.kind === "busybox") {
       report("a busybox system");
       await fillWithBusybox(directory, cacheDir, signal);
+    } else if (source.kind === "squashfs") {
+      report("unpacking the image");
+      await run("unsquashfs", ["-quiet", "-no-progress", "-force", "-dest", directory, source.path], {
+        timeoutMs: 1_800_000,
+        ...(signal && { signal }),
+      });
     } else {
       let archive = source.kind === "tar" ? source.path : join(workDir, "suite.tar");
       archive = resolve(archive);
