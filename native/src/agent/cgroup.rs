@@ -65,6 +65,20 @@ impl Cgroup {
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
+    /// Ends every process in it, those that are born meanwhile too.
+    pub fn kill(&self) {
+        for _ in 0..100 {
+            let processes = self.processes();
+            if processes.is_empty() {
+                return;
+            }
+            for pid in processes {
+                let _ = sys::kill(pid, libc::SIGKILL);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     pub fn stats(&self) -> wire::ContainerStats {
         let mut stats = wire::ContainerStats { timestamp_ns: sys::now_ns(), ..Default::default() };
         if let Some(unified) = &self.unified {

@@ -278,6 +278,8 @@ impl Container {
         let pid = lock(&self.state).pid;
         let code = reaper.wait(pid, self.since, None).unwrap_or(255);
         let finished_at_ns = sys::now_ns();
+        // With a PID namespace shared by the pod, nobody else ends what it leaves behind.
+        self.cgroup.kill();
         // What it wrote last comes before its end; a stream held open by somebody else does not delay the news for long.
         self.output.wait_end(Duration::from_secs(2));
         let oom_killed = self.cgroup.oom_kills() > 0;

@@ -88,8 +88,9 @@ const runAction: Handler = async ({ machine, observations }, call) => {
       return done;
     case "SendCtrlAltDel":
       machine.requireStarted();
-      await machine.sendCtrlAltDel();
-      return done;
+      throw new Fault(
+        "SendCtrlAltDel is not supported by firecracker-qemu: the machine has no keyboard controller.",
+      );
   }
 };
 

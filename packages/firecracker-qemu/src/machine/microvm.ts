@@ -124,13 +124,6 @@ export class Microvm {
     state.isPaused = isPaused;
   }
 
-  /** The keys that a guest with a keyboard controller takes for a wish to restart. */
-  async sendCtrlAltDel(): Promise<void> {
-    const { qemu } = this.#started();
-    const keys = ["ctrl", "alt", "delete"].map((data) => ({ type: "qcode", data }));
-    await qemu.qmp.execute("send-key", { keys });
-  }
-
   patchInterface(pathId: string, patch: NetworkInterfacePatch): void {
     this.#started();
     if (pathId !== patch.iface_id)
