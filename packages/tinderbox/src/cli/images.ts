@@ -1,4 +1,5 @@
 /** `tinderbox pull` and `tinderbox images`. */
+import { TinderboxError } from "../base/errors.ts";
 import { type GlobalOptions, withDaemon } from "./cri-clients.ts";
 import { formatBytes, formatTable, printJson, shortId } from "./output.ts";
 
@@ -26,4 +27,19 @@ export async function listImages(options: GlobalOptions): Promise<void> {
     formatBytes(BigInt(image.sizeBytes)),
   ]);
   process.stdout.write(formatTable(["IMAGE", "ID", "SIZE"], rows));
+}
+
+export async function removeImages(options: GlobalOptions, names: readonly string[]): Promise<void> {
+  await withDaemon(options, async ({ images }) => {
+    for (const image of names) {
+      const { image: present } = await images.callUnary("imageStatus", { image: { image } });
+      if (present === undefined)
+        throw new TinderboxError("NOT_FOUND", `image ${JSON.stringify(image)} is not on this node`, {
+          hint: "tinderbox images lists them",
+        });
+      await images.callUnary("removeImage", { image: { image } });
+      if (!options.json) process.stdout.write(`${image}\n`);
+    }
+  });
+  if (options.json) printJson(names);
 }

@@ -2,7 +2,10 @@
 import { Command, CommanderError } from "commander";
 import { errorTable, TinderboxError } from "../base/errors.ts";
 import type { GlobalOptions } from "./cri-clients.ts";
+import type { ExecOptions } from "./exec.ts";
 import type { GuestBuildOptions } from "./guest-build.ts";
+import type { LogsOptions } from "./logs.ts";
+import type { RunOptions } from "./pod-request.ts";
 
 const program = new Command("tinderbox")
   .description("Pods as microVMs, or on the host: one engine, every door.")
@@ -18,6 +21,7 @@ const program = new Command("tinderbox")
     "after",
     `
 Examples:
+  tinderbox run alpine -- uname -a
   tinderbox guest build          the kernel and initramfs that microVMs boot
   tinderboxd &                   the daemon
   tinderbox pull alpine          an image
@@ -27,11 +31,71 @@ Examples:
 
 const globals = (): GlobalOptions => program.opts();
 
+const repeated = (value: string, before: readonly string[]): readonly string[] => [...before, value];
+
+program
+  .command("run")
+  .description("run a command in a container of its own pod; its exit status is this program's")
+  .option("--runtime <handler>", "runtime handler: firecracker, crun, runc (default: the daemon's)")
+  .option("-t, --tty", "give it a terminal", false)
+  .option("-i, --interactive", "forward standard input", false)
+  .option("-d, --detach", "print the pod's name and leave it running", false)
+  .option("--name <name>", "name of the pod (default: run-XXXXXX)")
+  .option("-e, --env <NAME=VALUE>", "an environment variable; again for more", repeated, [])
+  .option("-w, --workdir <directory>", "working directory (default: the image's)")
+  .option("-u, --user <user>", "NAME, UID or UID:GID (default: the image's)")
+  .option("--pull <policy>", "missing, always or never", "missing")
+  .option("--timing", "say how long it took, on standard error", false)
+  .option("-q, --quiet", "no progress on standard error", false)
+  .argument("<image>", "REGISTRY/NAME:TAG, or NAME for docker.io/library/NAME:latest")
+  .argument("[command...]", "arguments of the image's entrypoint, or the command; after --")
+  .addHelpText(
+    "after",
+    `
+Examples:
+  tinderbox run alpine -- uname -a
+  tinderbox run --runtime firecracker -it alpine -- sh
+  echo hello | tinderbox run -i alpine -- cat
+  tinderbox run -d --name web nginx && tinderbox logs -f web`,
+  )
+  .action(async (image: string, command: string[], options: RunOptions) =>
+    (await import("./run.ts")).run(globals(), image, command, options),
+  );
 program
   .command("pull")
   .description("pull an image through the daemon")
   .argument("<image>", "REGISTRY/NAME:TAG, or NAME for docker.io/library/NAME:latest")
   .action(async (image: string) => (await import("./images.ts")).pullImage(globals(), image));
+program
+  .command("logs")
+  .description("print a container's log")
+  .option("-f, --follow", "go on as it grows, until the container ends", false)
+  .option("--tail <lines>", "only the last lines")
+  .option("--timestamps", "when each line was written", false)
+  .argument("<container>", "id, unique beginning of one, or name; of a pod with one container, too")
+  .action(async (container: string, options: LogsOptions) =>
+    (await import("./logs.ts")).logs(globals(), container, options),
+  );
+program
+  .command("exec")
+  .description("run another process in a container; its exit status is this program's")
+  .option("-t, --tty", "give it a terminal", false)
+  .option("-i, --interactive", "forward standard input", false)
+  .argument("<container>", "id, unique beginning of one, or name; of a pod with one container, too")
+  .argument("<command...>", "after --")
+  .action(async (container: string, command: string[], options: ExecOptions) =>
+    (await import("./exec.ts")).exec(globals(), container, command, options),
+  );
+program
+  .command("inspect")
+  .description("all that is known of pods, containers or images, as JSON")
+  .argument("<what...>", "ids, unique beginnings of them, or names")
+  .action(async (what: string[]) => (await import("./inspect.ts")).inspect(globals(), what));
+program
+  .command("rmi")
+  .description("remove images")
+  .argument("<image...>", "names or ids")
+  .action(async (images: string[]) => (await import("./images.ts")).removeImages(globals(), images));
 program
   .command("images")
   .description("list images")
@@ -72,6 +136,13 @@ guest
   .action(async (options: GuestBuildOptions) =>
     (await import("./guest-build.ts")).guestBuild(globals(), options),
   );
+program
+  .command("completion")
+  .description("a completion script")
+  .argument("<shell>", "bash, zsh or fish")
+  .action(async (shell: string) => {
+    process.stdout.write((await import("./completion.ts")).completionScript(program, shell));
+  });
 program
   .command("version")
   .description("print versions of client and daemon")

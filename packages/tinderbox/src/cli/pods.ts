@@ -1,8 +1,11 @@
 /** `tinderbox pods`, `stop` and `rm`. */
-import { TinderboxError } from "../base/errors.ts";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import { PodSandboxState } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { type CriClients, type GlobalOptions, withDaemon } from "./cri-clients.ts";
+import { findPod } from "./find.ts";
 import { formatAge, formatTable, nowNs, printJson, shortId } from "./output.ts";
+import { logRoot } from "./pod-request.ts";
 
 export async function listPods(options: GlobalOptions): Promise<void> {
   const { items } = await withDaemon(options, ({ runtime }) => runtime.callUnary("listPodSandbox", {}));
@@ -26,21 +29,6 @@ export async function listPods(options: GlobalOptions): Promise<void> {
   process.stdout.write(formatTable(["POD", "NAME", "NAMESPACE", "HANDLER", "STATE", "CREATED"], rows));
 }
 
-/** The one pod whose id begins with `text`. */
-async function findPod({ runtime }: CriClients, text: string): Promise<string> {
-  const { items } = await runtime.callUnary("listPodSandbox", {});
-  const found = items.filter((pod) => pod.id.startsWith(text) || pod.metadata?.name === text);
-  if (found.length === 1 && found[0] !== undefined) return found[0].id;
-  const why = found.length === 0 ? "no such pod" : `${found.length} pods fit`;
-  throw new TinderboxError(
-    found.length === 0 ? "NOT_FOUND" : "INVALID",
-    `pod ${JSON.stringify(text)}: ${why}`,
-    {
-      hint: "tinderbox pods lists them",
-    },
-  );
-}
-
 async function each(
   options: GlobalOptions,
   pods: readonly string[],
@@ -49,7 +37,7 @@ async function each(
   await withDaemon(options, async (clients) => {
     const ids: string[] = [];
     for (const pod of pods) {
-      const id = await findPod(clients, pod);
+      const { id } = await findPod(clients, pod);
       await work(clients, id);
       ids.push(id);
       if (!options.json) process.stdout.write(`${id}\n`);
@@ -64,8 +52,17 @@ export async function stopPods(options: GlobalOptions, pods: readonly string[]):
   );
 }
 
+/** Removes the logs that `tinderbox run -d` keeps for a pod, once the pod is gone. */
+async function removeLogs(name: string, uid: string): Promise<void> {
+  await rm(join(logRoot, `${name}_${uid}`), { recursive: true, force: true });
+}
+
 export async function removePods(options: GlobalOptions, pods: readonly string[]): Promise<void> {
-  await each(options, pods, ({ runtime }, podSandboxId) =>
-    runtime.callUnary("removePodSandbox", { podSandboxId }),
-  );
+  await each(options, pods, async ({ runtime }, podSandboxId) => {
+    const { status } = await runtime.callUnary("podSandboxStatus", { podSandboxId });
+    await runtime.callUnary("removePodSandbox", { podSandboxId });
+    const { name, uid } = status?.metadata ?? { name: "", uid: "" };
+    // Both are parts of a path: of a pod of another client they may be anything.
+    if (/^[\w.-]+$/.test(name) && /^[\w-]+$/.test(uid)) await removeLogs(name, uid);
+  });
 }

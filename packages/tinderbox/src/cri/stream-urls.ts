@@ -38,7 +38,8 @@ export function streamUrlCalls({ engine, streaming }: CriContext): RuntimeCalls 
     },
     attach: async (request) => {
       const session = streamsOf(request);
-      const container = runningOf(engine.container(idOf("container_id", request.containerId)));
+      const found = engine.container(idOf("container_id", request.containerId));
+      const container = found.phase.kind === "created" ? found : runningOf(found);
       return { url: streaming.attachUrl({ ...session, containerId: container.id }) };
     },
     portForward: async ({ podSandboxId, port }) => {

@@ -187,7 +187,11 @@ class TinderboxEngine implements Engine {
 
   async attach(id: string, options: AttachOptions): Promise<ProcessStreams> {
     const entry = this.#state.container(id);
-    return sandboxOfRunning(this.#state, entry).attach(entry.stored.container.id, options);
+    const { container } = entry.stored;
+    // One that is not started yet, too: who attaches first misses nothing.
+    if (container.phase.kind === "created")
+      return this.#state.sandboxOf(container.podId).attach(container.id, options);
+    return sandboxOfRunning(this.#state, entry).attach(container.id, options);
   }
 
   async portForward(podId: string, port: number): Promise<Duplex> {
