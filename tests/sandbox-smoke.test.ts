@@ -74,7 +74,7 @@ async function lifeOfAPod(factory: SandboxFactory, directory: string): Promise<v
         : { kind: "pod", netnsPath: "/proc/self/ns/net", interfaces: [] },
     resolvConf: "",
     sysctls: {},
-    sharedPidNamespace: false,
+    sharedPidNamespace: factory.place === "microvm",
     hostPid: false,
     hostIpc: false,
     vcpus: 1,

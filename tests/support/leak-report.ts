@@ -83,7 +83,7 @@ export function snapshotHost(directories: readonly string[]): Snapshot {
     ["network links", links],
     [
       "iptables and nft rules",
-      [...output("iptables-save", []), ...output("nft", ["list", "ruleset"])].filter(
+      [...output("iptables-save", []), ...output("nft", ["--stateless", "list", "ruleset"])].filter(
         (line) => !line.startsWith("#") && !/^:/.test(line),
       ),
     ],
