@@ -6,6 +6,7 @@ mod host;
 mod image;
 mod launch;
 mod sys;
+mod tsc;
 
 /// The agent's protocol, generated from proto/tinderbox/agent/v1/agent.proto.
 #[allow(clippy::all)]
@@ -25,6 +26,7 @@ usage: tinderbox-native VERB ...
   mount-image FILE TARGET FSTYPE
                      mounts a read-only image file (squashfs, erofs, ext4) through a loop device
   umount TARGET      unmounts; a target that is not mounted is fine
+  tsc-khz            measures the rate of this processor's time stamp counter
   version";
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         "launch" => launch::run(rest),
         "mount-image" => image::mount(rest),
         "umount" => image::unmount(rest),
+        "tsc-khz" => tsc::khz().map(|khz| println!("{khz}")),
         "pause" => agent::pause::run(),
         "version" | "--version" => {
             println!("tinderbox-native {}", env!("CARGO_PKG_VERSION"));

@@ -6,6 +6,7 @@ import { hasReadOnlyDrives, qemuArguments } from "../qemu/command-line.ts";
 import { DriveExchange, withUnnamedFile } from "../qemu/drive-exchange.ts";
 import { type QemuProcess, startQemu } from "../qemu/qemu-process.ts";
 import type { QmpEvent } from "../qemu/qmp-client.ts";
+import { timeStampCounterKhz } from "../qemu/time-stamp-counter.ts";
 import { startVsockBackend, type VsockBackend } from "../qemu/vsock-backend.ts";
 import type { DrivePatch, NetworkInterfacePatch, Vsock } from "../schema/bodies.ts";
 import { VmConfig } from "./vm-config.ts";
@@ -87,7 +88,8 @@ export class Microvm {
     checkKernel(source.kernel_image_path);
     try {
       const accelerator = await chooseAccelerator(source.kernel_image_path);
-      const args = qemuArguments(this.config, accelerator, this.#vsock?.vhostSocket);
+      const tscKhz = accelerator === "tcg" ? timeStampCounterKhz() : undefined;
+      const args = qemuArguments(this.config, accelerator, this.#vsock?.vhostSocket, tscKhz);
       const onEvent = ({ name, data }: QmpEvent): void => {
         if (name === "SHUTDOWN" && data["reason"] === "guest-reset") void this.#end(0, "the guest reset");
       };

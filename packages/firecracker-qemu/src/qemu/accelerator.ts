@@ -2,43 +2,14 @@
 // emulated KVM may not run a stock kernel), so the kernel is booted once, alone: one that lives panics for want of a root
 // and resets the machine. The outcome is remembered for this kernel on this processor.
 import { createHash } from "node:crypto";
-import { accessSync, constants, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
-import { cpus, homedir } from "node:os";
-import { join } from "node:path";
+import { accessSync, constants, statSync } from "node:fs";
+import { cpus } from "node:os";
 import type { Accelerator } from "./command-line.ts";
+import { readMemory, writeMemory } from "./memory.ts";
 import { startQemu } from "./qemu-process.ts";
 
 /** ms; a kernel without devices panics within one second under KVM, within two when nested. */
 const probeMs = 6_000;
-
-function memoryPath(): string {
-  return join(process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "tinderbox", "kvm-probes.json");
-}
-
-/** Kernel and processor to whether that kernel ran */
-type Memory = Readonly<Record<string, boolean>>;
-
-function remembered(): Memory {
-  try {
-    const value: unknown = JSON.parse(readFileSync(memoryPath(), "utf8"));
-    if (typeof value !== "object" || value === null) return {};
-    return Object.fromEntries(Object.entries(value).filter(([, ran]) => typeof ran === "boolean"));
-  } catch {
-    // Not there, or cut off: it is tried again.
-    return {};
-  }
-}
-
-function remember(key: string, ran: boolean): void {
-  const path = memoryPath();
-  try {
-    mkdirSync(join(path, ".."), { recursive: true });
-    writeFileSync(`${path}.${process.pid}`, JSON.stringify({ ...remembered(), [key]: ran }));
-    renameSync(`${path}.${process.pid}`, path);
-  } catch {
-    // A read-only home only costs the next start another try.
-  }
-}
 
 async function kernelRuns(kernel: string): Promise<boolean> {
   const reset = Promise.withResolvers<boolean>();
@@ -84,11 +55,10 @@ export async function chooseAccelerator(kernel: string): Promise<Accelerator> {
   }
   const { size, mtimeMs, ino } = statSync(kernel);
   const facts = [kernel, size, mtimeMs, ino, cpus()[0]?.model ?? ""];
-  const key = createHash("sha256").update(JSON.stringify(facts)).digest("hex").slice(0, 32);
-  let ran = remembered()[key];
-  if (ran === undefined) {
-    ran = await kernelRuns(kernel);
-    remember(key, ran);
-  }
+  const key = `kvm ${createHash("sha256").update(JSON.stringify(facts)).digest("hex").slice(0, 32)}`;
+  const known = readMemory()[key];
+  if (typeof known === "boolean") return known ? "kvm" : "tcg";
+  const ran = await kernelRuns(kernel);
+  writeMemory(key, ran);
   return ran ? "kvm" : "tcg";
 }

@@ -59,13 +59,15 @@ export function hasReadOnlyDrives(config: VmConfig): boolean {
 }
 
 /**
- * The arguments for qemu-system-x86_64; `vhostSocket` is where the vsock device's backend listens. With the second
+ * The arguments for qemu-system-x86_64; `vhostSocket` is where the vsock device's backend listens,
+ * `tscKhz` what an emulated machine's kernel is told of its time stamp counter. With the second
  * IO-APIC the serial port's interrupt never arrives in QEMU 7.2 (docs/decisions/0004), so it is only there when it must be.
  */
 export function qemuArguments(
   config: VmConfig,
   accelerator: Accelerator,
   vhostSocket: string | undefined,
+  tscKhz: number | undefined,
 ): readonly string[] {
   const { vcpu_count: cpus, mem_size_mib: memory, smt } = config.machine;
   const source = config.bootSource;
@@ -101,7 +103,9 @@ export function qemuArguments(
     "-kernel",
     source?.kernel_image_path ?? "",
     "-append",
-    config.commandLine,
+    tscKhz === undefined || /\btsc_early_khz=/.test(config.commandLine)
+      ? config.commandLine
+      : `${config.commandLine} tsc_early_khz=${tscKhz}`,
   ];
   if (source?.initrd_path !== undefined) args.push("-initrd", source.initrd_path);
   const serial = config.serial?.serial_out_path;
