@@ -137,6 +137,10 @@ guest
     (await import("./guest-build.ts")).guestBuild(globals(), options),
   );
 program
+  .command("doctor")
+  .description("what this host has and lacks, and what would mend it")
+  .action(async () => (await import("./doctor.ts")).doctor(globals()));
+program
   .command("completion")
   .description("a completion script")
   .argument("<shell>", "bash, zsh or fish")

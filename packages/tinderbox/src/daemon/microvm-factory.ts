@@ -6,10 +6,10 @@ import { join } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { guestDirectory } from "../base/paths.ts";
+import { chooseVmm, type GuestFiles } from "../guest/choose-vmm.ts";
 import { requireGuest } from "../guest/guest-artefacts.ts";
 import type { SandboxFactory } from "../sandbox/contract.ts";
 import { createMicrovmSandboxFactory } from "../sandbox/microvm/microvm-sandbox.ts";
-import { chooseVmm, type GuestFiles } from "./choose-vmm.ts";
 import type { DaemonConfig, MicroVmRuntimeConfig } from "./config.ts";
 
 async function guestOf(runtime: MicroVmRuntimeConfig): Promise<GuestFiles> {

@@ -1,0 +1,143 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import {
+  AuthConfigSchema,
+  ContainerConfigSchema,
+  NamespaceMode,
+  PodSandboxConfigSchema,
+  Signal,
+} from "../rpc/gen/runtime/v1/api_pb.ts";
+import { credentialsFor } from "./image-credentials.ts";
+import { parseContainerConfig } from "./parse-container-config.ts";
+import { parsePodConfig } from "./parse-pod-config.ts";
+
+type PodInit = Exclude<MessageInitShape<typeof PodSandboxConfigSchema>, { $typeName: string }>;
+type ContainerInit = Exclude<MessageInitShape<typeof ContainerConfigSchema>, { $typeName: string }>;
+
+const metadata = { name: "p", uid: "u", namespace: "n" };
+const pod = (init: PodInit = {}) => {
+  const whole: PodInit = { metadata, ...init };
+  return parsePodConfig(create(PodSandboxConfigSchema, whole));
+};
+const container = (init: ContainerInit = {}) => {
+  const whole: ContainerInit = { metadata: { name: "c" }, image: { image: "i" }, ...init };
+  return parseContainerConfig(create(ContainerConfigSchema, whole), pod());
+};
+
+test("parsePodConfig: without options every namespace is the pod's own, a host port of 0 is none", () => {
+  const parsed = pod({ portMappings: [{ containerPort: 80 }, { containerPort: 81, hostPort: 8081 }] });
+  assert.deepEqual(parsed.namespaces, { network: "pod", pid: "pod", ipc: "pod" });
+  assert.deepEqual(
+    parsed.portMappings.map(({ containerPort }) => containerPort),
+    [81],
+  );
+});
+
+test("parseContainerConfig: numbers, signals and modes become our words", () => {
+  const parsed = container({
+    stopSignal: Signal.SIGRTMINPLUS3,
+    linux: {
+      resources: { cpuQuota: -1n, memoryLimitInBytes: 1n << 33n },
+      securityContext: {
+        runAsUser: { value: 0n },
+        capabilities: { addCapabilities: ["cap_net_admin", "ALL"] },
+        namespaceOptions: { pid: NamespaceMode.CONTAINER },
+      },
+    },
+  });
+  assert.equal(parsed.stopSignal, "SIGRTMIN+3");
+  assert.equal(parsed.resources.memoryLimitBytes, 2 ** 33);
+  assert.equal(parsed.security.runAsUser, 0);
+  assert.equal(parsed.security.runAsGroup, undefined);
+  assert.deepEqual(parsed.security.addCapabilities, ["NET_ADMIN", "ALL"]);
+  assert.deepEqual(parsed.security.pid, { mode: "container", targetId: "" });
+});
+
+const refusedPods: readonly (readonly [PodInit, string, RegExp])[] = [
+  [{ metadata: { ...metadata, name: "" } }, "INVALID", /^config\.metadata\.name: "" is not allowed/],
+  [{ logDirectory: "logs" }, "INVALID", /^config\.log_directory: "logs".*absolute path/],
+  [{ hostname: "a b" }, "INVALID", /^config\.hostname/],
+  [{ dnsConfig: { searches: ["a\nnameserver 6.6.6.6"] } }, "INVALID", /^config\.dns_config\.searches\[0\]/],
+  [
+    { portMappings: [{ containerPort: 70000 }] },
+    "INVALID",
+    /^config\.port_mappings\[0\]\.container_port: 70000.*1 to 65535/,
+  ],
+  [{ linux: { cgroupParent: "kubepods-pod1.slice" } }, "INVALID", /^config\.linux\.cgroup_parent.*cgroupfs/],
+  [
+    { linux: { sysctls: { "kernel.core_pattern": "|/x" } } },
+    "INVALID",
+    /^config\.linux\.sysctls\[kernel\.core_pattern\]/,
+  ],
+  [
+    { linux: { sysctls: { "kernel.shmmax": "1+kernel.core_pattern=\n" } } },
+    "INVALID",
+    /no control characters/,
+  ],
+  [
+    {
+      linux: {
+        sysctls: { "net.core.somaxconn": "1" },
+        securityContext: { namespaceOptions: { network: NamespaceMode.NODE } },
+      },
+    },
+    "INVALID",
+    /its own network namespace/,
+  ],
+  [
+    { linux: { securityContext: { namespaceOptions: { usernsOptions: { mode: NamespaceMode.POD } } } } },
+    "UNSUPPORTED",
+    /namespace_options\.userns_options/,
+  ],
+  [
+    { linux: { securityContext: { selinuxOptions: { level: "s0" } } } },
+    "UNSUPPORTED",
+    /selinux_options: "s0"/,
+  ],
+];
+
+const refusedContainers: readonly (readonly [ContainerInit, string, RegExp])[] = [
+  [{ image: {} }, "INVALID", /^config\.image\.image/],
+  [{ logPath: "../x" }, "INVALID", /^config\.log_path: "\.\.\/x"/],
+  [{ envs: [{ key: "A=B", value: "" }] }, "INVALID", /^config\.envs\[0\]\.key/],
+  [{ args: ["a\0b"] }, "INVALID", /^config\.args\[0\]/],
+  [
+    { linux: { securityContext: { runAsUser: { value: 4294967296n } } } },
+    "INVALID",
+    /run_as_user: 4294967296.*0 to 2147483647/,
+  ],
+  [{ linux: { securityContext: { runAsGroup: { value: 1n } } } }, "INVALID", /run_as_group/],
+  [{ linux: { securityContext: { privileged: true } } }, "INVALID", /security_context\.privileged/],
+  [
+    { linux: { securityContext: { seccomp: { profileType: 2, localhostRef: "/p" } } } },
+    "UNSUPPORTED",
+    /seccomp: "Localhost \/p"/,
+  ],
+  [{ linux: { securityContext: { apparmorProfile: "localhost/x" } } }, "UNSUPPORTED", /apparmor_profile/],
+  [{ CDIDevices: [{ name: "v/c=d" }] }, "UNSUPPORTED", /CDI_devices/],
+  [
+    { mounts: [{ containerPath: "/a", hostPath: "/b", recursiveReadOnly: true }] },
+    "UNSUPPORTED",
+    /^RROUnsupported: config\.mounts\[0\]/,
+  ],
+  [{ mounts: [{ containerPath: "/a", image: { image: "x" } }] }, "UNSUPPORTED", /config\.mounts\[0\]\.image/],
+  [{ mounts: [{ containerPath: "a", hostPath: "/b" }] }, "INVALID", /config\.mounts\[0\]\.container_path/],
+];
+
+for (const [init, code, message] of refusedPods) {
+  test(`parsePodConfig: refuses ${message.source}`, () => assert.throws(() => pod(init), { code, message }));
+}
+for (const [init, code, message] of refusedContainers) {
+  test(`parseContainerConfig: refuses ${message.source}`, () =>
+    assert.throws(() => container(init), { code, message }));
+}
+
+test("credentialsFor: another registry's credentials are not sent", () => {
+  const auth = create(AuthConfigSchema, {
+    auth: Buffer.from("u:p:q").toString("base64"),
+    serverAddress: "https://index.docker.io/v1/",
+  });
+  assert.deepEqual(credentialsFor(auth, "alpine"), { kind: "basic", username: "u", password: "p:q" });
+  assert.equal(credentialsFor(auth, "quay.io/a/b"), undefined);
+});
