@@ -270,7 +270,7 @@ describe("killed parts", () => {
   for (const handler of ["crun", "firecracker"]) {
     test(`${handler}: 100,000 lines on each stream while the daemon is killed three times: each once, in order`, async () => {
       const [chunks, each] = [100, 1000];
-      const script = `i=0; while [ $i -lt ${chunks} ]; do f=$((i*${each}+1)); t=$((f+${each - 1})); seq $f $t; seq $f $t >&2; i=$((i+1)); done`;
+      const script = `i=0; while [ $i -lt ${chunks} ]; do f=$((i*${each}+1)); t=$((f+${each - 1})); seq $f $t; seq $f $t >&2; i=$((i+1)); usleep 20000; done`;
       const { id, log } = runPod(handler, script);
       // Each line has 30 to 60 bytes; the kills are at about a fifth, two and three fifths.
       const whole = 2 * chunks * each * 46;

@@ -138,7 +138,7 @@ export class Microvm {
 
   /** Gives a drive of the running machine another file; the guest sees its new size. */
   async patchDrive(pathId: string, patch: DrivePatch): Promise<void> {
-    const { drives, isPaused } = this.#started();
+    const { drives } = this.#started();
     if (pathId !== patch.drive_id)
       throw new Fault("The id from the path does not match the id from the body!");
     const drive = this.config.drive(pathId);
@@ -151,7 +151,7 @@ export class Microvm {
       );
     const bytes = this.config.checkBacking(drive, path);
     try {
-      await drives.exchange(drive, path, bytes - (bytes % sector), !isPaused);
+      await drives.exchange(drive, path, bytes - (bytes % sector));
     } catch (cause) {
       throw new Fault(`Unable to patch the block device: ${reason(cause)}`, { cause });
     }

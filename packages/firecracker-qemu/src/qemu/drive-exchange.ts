@@ -1,6 +1,7 @@
 // Another backing file for a drive of a running machine. QEMU tells the guest of a new size only by `block_resize`, which
-// it refuses for a read-only node; so while the guest stands still, such a node is given a writable stand-in of our own,
-// resized, and then its real file, read-only again. The real file is never opened for writing.
+// it refuses for a read-only node; so such a node is given a writable stand-in of our own, resized, and then its real file,
+// read-only again. The real file is never opened for writing. The guest runs on meanwhile: stopping it would restart the
+// queues of the vsock backend, which loses what is on its way. Who reads the drive before the PATCH is answered reads zeros.
 import { closeSync, openSync, unlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -29,8 +30,8 @@ export class DriveExchange {
     this.#qmp = qmp;
   }
 
-  /** Gives `drive` the file at `path`, shown to the guest with `size` bytes. `isRunning`: whether the guest is. */
-  async exchange(drive: Drive, path: string, size: number, isRunning: boolean): Promise<void> {
+  /** Gives `drive` the file at `path`, shown to the guest with `size` bytes. */
+  async exchange(drive: Drive, path: string, size: number): Promise<void> {
     const { drive_id: id } = drive;
     const isReadOnly = drive.is_read_only === true;
     const isUnsafe = drive.cache_type === "Unsafe";
@@ -41,7 +42,6 @@ export class DriveExchange {
     const resize = (): Promise<unknown> =>
       this.#qmp.execute("block_resize", { "node-name": driveNode(id), size });
     await this.#qmp.execute("blockdev-add", fileNode(is, path, isReadOnly, isUnsafe));
-    if (isRunning) await this.#qmp.execute("stop");
     try {
       if (isReadOnly) {
         await reopen(resizeNode, false);
@@ -57,8 +57,6 @@ export class DriveExchange {
       await reopen(was, isReadOnly);
       await this.#qmp.execute("blockdev-del", { "node-name": is });
       throw cause;
-    } finally {
-      if (isRunning) await this.#qmp.execute("cont");
     }
   }
 }

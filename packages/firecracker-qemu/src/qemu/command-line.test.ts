@@ -1,0 +1,61 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { VmConfig } from "../machine/vm-config.ts";
+import { driveBody } from "../schema/bodies.ts";
+import { parseStrict } from "../schema/strict-json.ts";
+import { qemuArguments } from "./command-line.ts";
+
+const work = mkdtempSync("/tmp/fcq,x-");
+const disk = join(work, "disk.img");
+writeFileSync(disk, Buffer.alloc(4096));
+after(() => rmSync(work, { recursive: true, force: true }));
+
+function withDrives(count: number, rootAt = -1): VmConfig {
+  const config = new VmConfig();
+  config.setBootSource({ kernel_image_path: disk, initrd_path: undefined, boot_args: "quiet" });
+  for (let n = 0; n < count; n++) {
+    const body = { drive_id: `d${n}`, is_root_device: n === rootAt, path_on_host: disk, is_read_only: n > 0 };
+    config.putDrive(`d${n}`, parseStrict(JSON.stringify(body), driveBody));
+  }
+  return config;
+}
+
+const busOf = (args: readonly string[], id: string): string =>
+  /bus=(\S+?)(,|$)/.exec(args.find((arg) => arg.includes(`id=blk-${id},`)) ?? "")?.[1] ?? "";
+
+test("qemuArguments: drives are on descending buses in the guest's order, the root device first", () => {
+  const args = qemuArguments(withDrives(3, 2), "tcg", undefined, undefined);
+  assert.deepEqual(
+    ["d2", "d0", "d1"].map((id) => busOf(args, id)),
+    ["virtio-mmio-bus.7", "virtio-mmio-bus.6", "virtio-mmio-bus.5"],
+  );
+  assert.ok(args.includes("quiet pci=off root=/dev/vda ro"));
+});
+
+test("qemuArguments: more than eight devices need the second IO-APIC", () => {
+  const machine = (count: number): string =>
+    qemuArguments(withDrives(count), "tcg", undefined, undefined).find((arg) => arg.startsWith("microvm")) ??
+    "";
+  assert.match(machine(8), /ioapic2=off/);
+  assert.match(machine(9), /ioapic2=on/);
+  assert.equal(busOf(qemuArguments(withDrives(9), "tcg", undefined, undefined), "d0"), "virtio-mmio-bus.23");
+});
+
+test("qemuArguments: an emulated kernel is told its counter's rate, unless the user has said it", () => {
+  const config = withDrives(1);
+  const line = (): string => {
+    const args = qemuArguments(config, "tcg", undefined, 2_500_000);
+    return args[args.indexOf("-append") + 1] ?? "";
+  };
+  assert.equal(line(), "quiet pci=off tsc_early_khz=2500000");
+  config.setBootSource({ kernel_image_path: disk, initrd_path: undefined, boot_args: "tsc_early_khz=1" });
+  assert.equal(line(), "tsc_early_khz=1 pci=off");
+});
+
+test("qemuArguments: a comma in a path cannot add an option", () => {
+  const args = qemuArguments(withDrives(1), "kvm", join(work, "v.vhost"), undefined);
+  assert.ok(args.includes(`socket,id=vsock,path=${join(work, "v.vhost").replaceAll(",", ",,")}`));
+  assert.ok(args.some((arg) => arg.startsWith("{") && JSON.parse(arg).filename === disk));
+});
