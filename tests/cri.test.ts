@@ -31,7 +31,11 @@ describe("crictl on every handler", () => {
     return result.stdout.trim();
   };
 
-  const writeConfigs = (name: string, command: readonly string[]): { pod: string; container: string } => {
+  const writeConfigs = (
+    name: string,
+    command: readonly string[],
+    security: object = {},
+  ): { pod: string; container: string } => {
     const [pod, container] = [join(work, `${name}-pod.json`), join(work, `${name}.json`)];
     const metadata = { name, namespace: "test", uid: name, attempt: 1 };
     // A PID namespace for each container: its own process is 1 in it, and its end is the end of every exec.
@@ -47,7 +51,7 @@ describe("crictl on every handler", () => {
         image: { image },
         command,
         log_path: "out.log",
-        linux,
+        linux: { security_context: { ...linux.security_context, ...security } },
       }),
     );
     return { pod, container };
@@ -104,6 +108,13 @@ describe("crictl on every handler", () => {
       assert.equal(status.exitCode, 3);
       assert.equal(status.state, "CONTAINER_EXITED");
       ok("rm", id);
+      const readonly = writeConfigs(`${handler}-readonly`, ["sleep", "600"], { readonly_rootfs: true });
+      const reader = ok("create", podId, readonly.container, pod);
+      ok("start", reader);
+      // The image has no /etc/hosts: its mount point has to be made all the same.
+      const look = "touch /x 2>/dev/null || echo read-only; grep -c localhost /etc/hosts";
+      assert.match(ok("exec", "--sync", reader, "sh", "-c", look), /^read-only\n[1-9]/);
+      ok("rm", "--force", reader);
       ok("stopp", podId);
       ok("stopp", podId);
       ok("rmp", podId);

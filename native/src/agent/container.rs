@@ -57,15 +57,10 @@ fn make_directory(path: &Path) -> Outcome<()> {
 }
 
 /// Mounts the root file system; gives its path.
-fn mount_rootfs(bundle: &Path, lower: &Path, upper: &Path, readonly: bool) -> Outcome<PathBuf> {
+fn mount_rootfs(bundle: &Path, lower: &Path, upper: &Path) -> Outcome<PathBuf> {
     let root = bundle.join("rootfs");
     make_directory(&root)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    if readonly {
-        let bind = libc::MS_BIND | libc::MS_REC;
-        sys::mount(&text(lower), &root, "", bind, "").map_err(|e| Fault::io("rootfs bind mount", e))?;
-        return Ok(root);
-    }
     make_directory(&upper.join("upper"))?;
     make_directory(&upper.join("work"))?;
     for path in [lower, upper] {
@@ -157,7 +152,7 @@ pub fn create(
     let readonly = request.rootfs.as_ref().is_some_and(|rootfs| rootfs.readonly);
     let made = fill(place, request, &bundle, lower, upper, readonly, drive);
     if made.is_err() {
-        remove_bundle(&bundle, Some(upper).filter(|_| !readonly));
+        remove_bundle(&bundle, Some(upper));
     }
     made
 }
@@ -171,7 +166,9 @@ fn fill(
     readonly: bool,
     drive: Option<u32>,
 ) -> Outcome<Container> {
-    let root = mount_rootfs(bundle, lower, upper, readonly)?;
+    // A read-only root has a writable layer, too: mount points that the image lacks are made there, before the runtime
+    // makes the root read-only.
+    let root = mount_rootfs(bundle, lower, upper)?;
     write_files(bundle, &request.files)?;
     let config = rewrite_config(&request.config_json, &root, bundle, readonly, place)?;
     fs::write(bundle.join("config.json"), config).map_err(|e| Fault::io("config.json", e))?;

@@ -131,7 +131,7 @@ impl Agent {
         };
         let made = match (&rootfs.lower, &self.guest) {
             (Some(wire::rootfs::Lower::Directory(lower)), None) => {
-                if !lower.starts_with('/') || !(rootfs.readonly || rootfs.upper_directory.starts_with('/')) {
+                if !lower.starts_with('/') || !rootfs.upper_directory.starts_with('/') {
                     return Err(Fault::invalid("rootfs.directory and rootfs.upper_directory must be absolute paths"));
                 }
                 container::create(&place, request, lower.as_ref(), rootfs.upper_directory.as_ref(), None)?
