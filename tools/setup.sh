@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
-#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | guest
+#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | peers | guest
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 root=$PWD
@@ -102,13 +102,26 @@ clients() {
     -o bin/crictl sigs.k8s.io/cri-tools/cmd/crictl
 }
 
+# What `make bench` compares with. Two modules: containerd and runc ask for different versions of the same libraries.
+peers() {
+  if ! newer .cache/peers/containerd bench/peers/containerd; then
+    step "containerd 2.4.2" "what make bench compares with, from the Go module proxy" \
+      env -C bench/peers/containerd CGO_ENABLED=0 go build -trimpath -tags no_btrfs -ldflags "-s -w" -o "$root/.cache/peers/" \
+      github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+  fi
+  if ! newer .cache/peers/runc bench/peers/runc; then
+    step "runc 1.5.2" "containerd's OCI runtime, from the Go module proxy" \
+      env -C bench/peers/runc go build -trimpath -ldflags "-s -w" -o "$root/.cache/peers/runc" github.com/opencontainers/runc
+  fi
+}
+
 guest() {
   step "guest" "kernel and initramfs for microVMs, from Debian's packages" bin/tinderbox guest build --output .cache/guest
 }
 
 for what in "$@"; do
   case $what in
-    packages | cgroups | node | native | vsock | clients | guest) "$what" ;;
-    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients guest" >&2; exit 2 ;;
+    packages | cgroups | node | native | vsock | clients | peers | guest) "$what" ;;
+    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients peers guest" >&2; exit 2 ;;
   esac
 done

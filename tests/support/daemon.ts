@@ -18,6 +18,8 @@ export type TestDaemonOptions = {
   readonly root: string;
   readonly state: string;
   readonly configToml?: string;
+  /** @default "debug" */
+  readonly logLevel?: string;
 };
 
 const program = join(import.meta.dirname, "../../bin/tinderboxd");
@@ -29,7 +31,7 @@ export async function startDaemon(options: TestDaemonOptions): Promise<TestDaemo
   const head = `root = ${JSON.stringify(options.root)}\nstate = ${JSON.stringify(options.state)}\n`;
   const socket = join(options.state, "tinderbox.sock");
   writeFileSync(config, `${head}listen = ${JSON.stringify(socket)}\n${options.configToml ?? ""}`);
-  const child = spawn(program, ["--config", config, "--log-level", "debug"], {
+  const child = spawn(program, ["--config", config, "--log-level", options.logLevel ?? "debug"], {
     stdio: ["ignore", "inherit", "pipe"],
   });
   const ended = once(child, "exit");

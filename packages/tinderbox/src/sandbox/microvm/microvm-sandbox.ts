@@ -3,14 +3,7 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import {
-  adoptMachine,
-  dialVsock,
-  launchMachine,
-  listenVsock,
-  type Machine,
-  type MachineConfiguration,
-} from "@tinderbox/firecracker";
+import { adoptMachine, dialVsock, launchMachine, listenVsock, type Machine } from "@tinderbox/firecracker";
 import { TinderboxError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { nativeProgram } from "../../base/paths.ts";
@@ -24,6 +17,7 @@ import { makePodCgroup, removePodCgroup } from "../pod-cgroup.ts";
 import { parseProcessIdentity, sandboxDirectory } from "../sandbox-directory.ts";
 import { boundConsole, consoleTail, openConsole } from "./console-file.ts";
 import { DriveSlots } from "./drive-slots.ts";
+import { defaultPlaceholderDrives, machineConfiguration } from "./machine-configuration.ts";
 import { MicrovmLogs } from "./microvm-logs.ts";
 import { makeScratchDrive } from "./scratch-drive.ts";
 
@@ -49,51 +43,10 @@ export type MicrovmSandboxOptions = {
 };
 
 const agentPort = 1024;
-const guestCid = 3;
-
-// Serial for the console's tail in errors, quiet so that it costs little; no probing for a keyboard controller;
-// a guest that panics or reboots ends its VMM.
-const baseBootArgs =
-  "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd cryptomgr.notests random.trust_cpu=on";
 
 /** Instance ids know letters, digits and `-`, 64 at most. */
 function instanceId(id: string): string {
   return id.replace(/[^0-9A-Za-z-]/g, "-").slice(0, 64);
-}
-
-function machineConfiguration(record: SandboxRecord, options: MicrovmSandboxOptions): MachineConfiguration {
-  const { spec, directory } = record;
-  const interfaces = spec.network.kind === "pod" ? spec.network.interfaces : [];
-  const placeholders = Array.from({ length: options.placeholderDrives ?? 8 }, (_, index) => ({
-    drive_id: `image_${index + 1}`,
-    is_root_device: false,
-    is_read_only: true,
-    path_on_host: join(directory, "placeholder"),
-  }));
-  return {
-    "machine-config": { vcpu_count: spec.vcpus, mem_size_mib: spec.memoryMib },
-    "boot-source": {
-      kernel_image_path: options.kernel,
-      initrd_path: options.initrd,
-      boot_args: `${baseBootArgs} ${options.bootArgs ?? ""}`.trim(),
-    },
-    drives: [
-      {
-        drive_id: "scratch",
-        is_root_device: false,
-        is_read_only: false,
-        path_on_host: join(directory, "scratch.ext4"),
-      },
-      ...placeholders,
-    ],
-    "network-interfaces": interfaces.map((device, index) => {
-      if (device.tap === undefined)
-        throw new TinderboxError("INTERNAL", `interface ${device.name} of pod ${spec.id} has no tap`);
-      return { iface_id: `net_${index}`, host_dev_name: device.tap, guest_mac: device.mac };
-    }),
-    vsock: { guest_cid: guestCid, uds_path: join(directory, "vsock.sock") },
-    entropy: {},
-  };
 }
 
 /** Tells the guest who it is: after a boot, and again after a snapshot is loaded. */
@@ -136,7 +89,8 @@ async function configureGuest(
 /** Makes microVM sandboxes for one runtime handler. */
 export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): SandboxFactory {
   const { stateDir, handler, log } = options;
-  const placeholderDrives = options.placeholderDrives ?? 8;
+  const placeholderDrives = options.placeholderDrives ?? defaultPlaceholderDrives;
+  const files = { ...options, bootArgs: options.bootArgs ?? "", placeholderDrives };
 
   const readIdentity = async (record: SandboxRecord): Promise<ProcessIdentity | undefined> =>
     parseProcessIdentity(await readFile(join(record.directory, "machine.json"), "utf8").catch(() => ""));
@@ -231,7 +185,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     await writeFileAtomic(join(directory, "machine.json"), JSON.stringify(machine.identity));
     // The guest calls when it is up; the listener is there before it starts.
     await using listener = await listenVsock(join(directory, "vsock.sock"), agentPort);
-    await machine.configure(machineConfiguration(record, options), signal);
+    await machine.configure(machineConfiguration(record, files), signal);
     await machine.start(signal);
     const milliseconds = options.bootTimeoutMs ?? 60_000;
     const booted = AbortSignal.any([signal, AbortSignal.timeout(milliseconds)]);
