@@ -15,8 +15,11 @@ export type Logger = {
   with(fields: LogFields): Logger;
 };
 
+/** The level in force; a change counts for every logger that was made with it. */
+export type LogThreshold = { level: LogLevel };
+
 export type LogOptions = {
-  readonly level: LogLevel;
+  readonly level: LogLevel | LogThreshold;
   readonly format: LogFormat;
   /** Receives each finished line, newline included. @default standard error */
   readonly write?: (line: string) => void;
@@ -39,13 +42,14 @@ function formatJson(level: LogLevel, message: string, fields: LogFields): string
 
 /** Makes a logger that drops lines below `options.level`. */
 export function createLogger(options: LogOptions, base: LogFields = {}): Logger {
-  const lowest = logLevels.indexOf(options.level);
+  const threshold = typeof options.level === "string" ? { level: options.level } : options.level;
   const format = options.format === "json" ? formatJson : formatText;
   const write = options.write ?? ((line: string) => void writeSync(2, line));
   const at =
     (level: LogLevel) =>
     (message: string, fields: LogFields = {}): void => {
-      if (logLevels.indexOf(level) >= lowest) write(format(level, message, { ...base, ...fields }));
+      if (logLevels.indexOf(level) >= logLevels.indexOf(threshold.level))
+        write(format(level, message, { ...base, ...fields }));
     };
   return {
     debug: at("debug"),

@@ -24,7 +24,9 @@ export async function withDaemon<T>(
   } catch (cause) {
     const error = TinderboxError.from(cause);
     if (error.code !== "UNAVAILABLE") throw error;
-    throw new TinderboxError("UNAVAILABLE", `no daemon answers on ${options.socket}: ${error.message}`, {
+    // The errno alone: the rest of the text is gRPC's inner life.
+    const why = /connect (E[A-Z]+)/.exec(error.message)?.[1] ?? error.message;
+    throw new TinderboxError("UNAVAILABLE", `no daemon answers on ${options.socket} (${why})`, {
       cause,
       hint: "start one: tinderboxd",
     });

@@ -141,6 +141,10 @@ program
   .description("what this host has and lacks, and what would mend it")
   .action(async () => (await import("./doctor.ts")).doctor(globals()));
 program
+  .command("status")
+  .description("the daemon: whether it can take pods, and what it has")
+  .action(async () => (await import("./status.ts")).status(globals()));
+program
   .command("completion")
   .description("a completion script")
   .argument("<shell>", "bash, zsh or fish")

@@ -2,7 +2,7 @@
 import type { Logger } from "../base/log.ts";
 import type { Engine } from "../engine/contract.ts";
 import type { ImageService, RuntimeService } from "../rpc/gen/runtime/v1/api_pb.ts";
-import type { ServiceHandlers } from "../rpc/grpc-service.ts";
+import type { CallObserver, ServiceHandlers } from "../rpc/grpc-service.ts";
 
 /** Makes single-use URLs for streams; `streaming/streaming-server.ts` implements it. */
 export type StreamingUrls = {
@@ -27,6 +27,8 @@ export type CriContext = {
   readonly logger: Logger;
   /** Shown by Status verbose; JSON */
   readonly configJson: string;
+  /** Told of each call's end */
+  readonly observe?: CallObserver;
 };
 
 /** Handlers of some calls of the runtime service. */

@@ -28,7 +28,8 @@ export function createCriServer(context: CriContext): Server {
     ...statsCalls(context),
     ...containerEventCalls(context),
   };
-  addGrpcService(server, RuntimeService, runtime, context.logger);
-  addGrpcService(server, ImageService, imageCalls(context), context.logger);
+  const { logger, observe } = context;
+  addGrpcService(server, RuntimeService, runtime, logger, observe);
+  addGrpcService(server, ImageService, imageCalls(context), logger, observe);
   return server;
 }

@@ -1,4 +1,5 @@
 /** The daemon's configuration as everything inside it sees it: parsed once by `load-config.ts`, trusted after. */
+import type { LogLevel } from "../base/log.ts";
 
 export type OciRuntimeConfig = { readonly type: "oci"; readonly name: string; readonly path: string };
 
@@ -25,9 +26,13 @@ export type DaemonConfig = {
   readonly state: string;
   /** The CRI socket */
   readonly listen: string;
+  /** undefined = the command line's, or info */
+  readonly logLevel: LogLevel | undefined;
   readonly defaultRuntime: string;
   readonly runtimes: ReadonlyMap<string, RuntimeConfig>;
   readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
+  /** A unix socket's path, or HOST:PORT of loopback; "" = none */
+  readonly metrics: { readonly listen: string };
   /** Registry host (`registry.k8s.io`) to its settings */
   readonly registries: ReadonlyMap<string, { readonly mirrors: readonly string[] }>;
 };

@@ -11,12 +11,13 @@ Serves the Kubernetes Container Runtime Interface on a unix socket.
   --root DIR           images and database (default: /var/lib/tinderbox)
   --state DIR          sockets and namespaces (default: /run/tinderbox)
   --listen SOCKET      CRI socket (default: /run/tinderbox/tinderbox.sock)
-  --log-level LEVEL    ${logLevels.join(", ")} (default: info)
+  --log-level LEVEL    ${logLevels.join(", ")} (default: the configuration's, or info)
   --log-format FORMAT  text, json (default: text)
   --exit-with-parent   end when standard input does
   --help, --version
 
 SIGTERM and SIGINT end the daemon; pods keep running and are found again by the next one.
+SIGHUP reads the configuration again: log_level and registries count at once, the rest at the next start.
 `;
 
 export type DaemonOptions = {
@@ -24,7 +25,7 @@ export type DaemonOptions = {
   readonly root: string | undefined;
   readonly state: string | undefined;
   readonly listen: string | undefined;
-  readonly logLevel: LogLevel;
+  readonly logLevel: LogLevel | undefined;
   readonly logFormat: LogFormat;
   readonly exitWithParent: boolean;
   readonly ask: "help" | "version" | undefined;
@@ -49,7 +50,7 @@ export function parseDaemonOptions(argv: readonly string[]): DaemonOptions {
         root: text,
         state: text,
         listen: text,
-        "log-level": { type: "string", default: "info" },
+        "log-level": text,
         "log-format": { type: "string", default: "text" },
         "exit-with-parent": flag,
         help: { ...flag, short: "h" },
@@ -70,7 +71,8 @@ export function parseDaemonOptions(argv: readonly string[]): DaemonOptions {
       root: values.root,
       state: values.state,
       listen: values.listen,
-      logLevel: pick("--log-level", values["log-level"], logLevels),
+      logLevel:
+        values["log-level"] === undefined ? undefined : pick("--log-level", values["log-level"], logLevels),
       logFormat: pick("--log-format", values["log-format"], ["text", "json"]),
       exitWithParent: values["exit-with-parent"],
       ask: values.help ? "help" : values.version ? "version" : undefined,

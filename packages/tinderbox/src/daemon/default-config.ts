@@ -24,8 +24,10 @@ export const defaultConfig: DaemonConfig = {
   root: "/var/lib/tinderbox",
   state: "/run/tinderbox",
   listen: "/run/tinderbox/tinderbox.sock",
+  logLevel: undefined,
   defaultRuntime: "crun",
   runtimes: new Map(runtimes.map((runtime) => [runtime.name, runtime])),
   cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"] },
+  metrics: { listen: "" },
   registries: new Map(),
 };

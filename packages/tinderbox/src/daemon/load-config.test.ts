@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { defaultConfig } from "./default-config.ts";
 import { loadConfig, parseConfig } from "./load-config.ts";
@@ -85,6 +87,13 @@ const faults: readonly (readonly [string, string, RegExp])[] = [
     '[registries."a.b"]\nmirrors = ["localhost:5000"]',
     /^f: registries\."a\.b"\.mirrors\.0: "localhost:5000": an http/,
   ],
+  ["a log level that is none", 'log_level = "loud"', /^f: log_level: "loud": debug, info, warn, error/],
+  [
+    "metrics for everybody",
+    '[metrics]\nlisten = "0.0.0.0:9745"',
+    /^f: metrics\.listen: "0\.0\.0\.0:9745": .*loopback/,
+  ],
+  ["a metrics port too high", '[metrics]\nlisten = "127.0.0.1:70000"', /^f: metrics\.listen: .*loopback/],
   [
     "a socket path too long for the kernel",
     `listen = "/${"x".repeat(108)}"`,
@@ -107,4 +116,30 @@ for (const [name, text, expected] of faults) {
 
 test("loadConfig: a file that is named must exist", () => {
   assert.throws(() => loadConfig("/none/x.toml"), { code: "CONFIG", message: "/none/x.toml: no such file" });
+});
+
+test("loadConfig: drop-ins replace single keys, runtimes and registries, in the order of their names", (t) => {
+  const directory = mkdtempSync("/tmp/tb-config-");
+  t.after(() => rmSync(directory, { recursive: true }));
+  const file = join(directory, "config.toml");
+  const dropIn = (name: string, text: string): void => {
+    mkdirSync(`${file}.d`, { recursive: true });
+    writeFileSync(join(`${file}.d`, name), text);
+  };
+  writeFileSync(file, example);
+  dropIn("20-b.toml", '[runtimes.crun]\ntype = "oci"\npath = "crun-b"\n');
+  dropIn("10-a.toml", 'log_level = "warn"\n[runtimes.crun]\ntype = "oci"\npath = "crun-a"\n');
+  dropIn(
+    "30-c.toml",
+    '[registries."docker.io"]\nmirrors = ["http://127.0.0.1:5001"]\n[cni]\nconf_dir = "/c"\n',
+  );
+  dropIn("40-not-toml.conf", "nonsense");
+  const config = loadConfig(file);
+  assert.equal(config.logLevel, "warn");
+  assert.deepEqual(config.runtimes.get("crun"), { type: "oci", name: "crun", path: "crun-b" });
+  assert.ok(config.runtimes.has("firecracker"));
+  assert.deepEqual([...config.registries.keys()], ["registry.k8s.io", "docker.io"]);
+  assert.deepEqual(config.cni, { confDir: "/c", binDirs: defaultConfig.cni.binDirs });
+  dropIn("50-bad.toml", "root = 5");
+  assert.throws(() => loadConfig(file), { code: "CONFIG", message: /50-bad\.toml: root: 5/ });
 });

@@ -1,109 +1,17 @@
 /**
- * Reads the daemon's TOML file into a DaemonConfig. Strict: an unknown key, a wrong type or a file that is not there is
- * a CONFIG error with file, key, value and what is allowed. Keys left out keep their default; a `runtimes` table
- * replaces the default runtimes as a whole.
+ * Reads the daemon's TOML file, and the drop-ins beside it, into a DaemonConfig. An unknown key, a wrong type or a file that
+ * is not there is a CONFIG error with file, key, value and what is allowed. Keys left out keep their default; a `runtimes`
+ * table replaces the default runtimes as a whole. A drop-in (FILE.d/NAME.toml, in the order of their names) replaces the keys
+ * that it has; of `runtimes` and `registries` it replaces or adds single ones.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { errnoOf, TinderboxError } from "../base/errors.ts";
 import type { DaemonConfig, RuntimeConfig } from "./config.ts";
+import { type FileConfig, fileSchema } from "./config-schema.ts";
 import { defaultConfig, defaultConfigPath } from "./default-config.ts";
-
-/** A unix socket address holds 108 bytes with its NUL. */
-const maxSocketPathBytes = 107;
-
-const absolute = v.pipe(
-  v.string("an absolute path"),
-  v.regex(/^\/(?!$)[^\0]*$/, "an absolute path other than /"),
-  v.check((path) => !path.split("/").includes(".."), "a path without `..`"),
-);
-const fileOrEmpty = v.union([v.literal(""), absolute], 'an absolute path, or ""');
-const runtimeName = v.pipe(
-  v.string(),
-  v.regex(
-    /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/,
-    "a name of lower-case letters, digits, dots and hyphens, as RuntimeClass has them",
-  ),
-);
-const count = (min: number, max: number) => {
-  const allowed = `a whole number from ${min} to ${max}`;
-  return v.pipe(v.number(allowed), v.integer(allowed), v.minValue(min, allowed), v.maxValue(max, allowed));
-};
-
-/** A table that says which keys it knows when it meets another one. */
-function table<const E extends v.ObjectEntries>(entries: E) {
-  return v.strictObject(entries, (issue) => {
-    if (issue.expected === "never") return `unknown key; known here: ${Object.keys(entries).join(", ")}`;
-    return issue.received === "undefined" ? "this key must be there" : "a table";
-  });
-}
-
-const programText = "a program's name or absolute path";
-const vmmText = '"auto", "firecracker", "firecracker-qemu" or an absolute path';
-const mirrorText = "an http:// or https:// URL without credentials";
-
-const ociRuntime = table({
-  type: v.literal("oci"),
-  path: v.pipe(v.string(programText), v.regex(/^(\/[^\0]+|[\w.+-]+)$/, programText)),
-});
-const microVmRuntime = table({
-  type: v.literal("microvm"),
-  vmm: v.optional(
-    v.union([v.picklist(["auto", "firecracker", "firecracker-qemu"]), absolute], vmmText),
-    "auto",
-  ),
-  kernel: v.optional(fileOrEmpty, ""),
-  initrd: v.optional(fileOrEmpty, ""),
-  boot_args: v.optional(
-    v.pipe(v.string("text"), v.regex(/^[\x20-\x7e]{0,1024}$/, "at most 1024 printable ASCII characters")),
-    "",
-  ),
-  vcpus: v.optional(count(1, 32), 1),
-  // Below this the stock kernel and its initramfs do not fit.
-  memory_mib: v.optional(count(96, 1 << 20), 256),
-});
-
-const fileSchema = table({
-  root: v.optional(absolute),
-  state: v.optional(absolute),
-  listen: v.optional(
-    v.pipe(
-      absolute,
-      v.check(
-        (path) => Buffer.byteLength(path) <= maxSocketPathBytes,
-        `a path of at most ${maxSocketPathBytes} bytes`,
-      ),
-    ),
-  ),
-  default_runtime: v.optional(runtimeName),
-  runtimes: v.optional(
-    v.record(
-      runtimeName,
-      v.variant("type", [ociRuntime, microVmRuntime], 'a table with type = "oci" or "microvm"'),
-      "a table of runtimes",
-    ),
-  ),
-  cni: v.optional(
-    table({
-      conf_dir: v.optional(absolute),
-      bin_dirs: v.optional(v.pipe(v.array(absolute, "a list of paths"), v.minLength(1, "at least one path"))),
-    }),
-  ),
-  registries: v.optional(
-    v.record(
-      v.pipe(v.string(), v.regex(/^[a-z0-9.-]+(:\d{1,5})?$/i, "a registry's host, maybe with a port")),
-      table({
-        mirrors: v.array(
-          v.pipe(v.string(mirrorText), v.regex(/^https?:\/\/[^\s/@]+(\/\S*)?$/, mirrorText)),
-          "a list of URLs",
-        ),
-      }),
-      "a table of registries",
-    ),
-  ),
-});
-type FileConfig = v.InferOutput<typeof fileSchema>;
 
 function configError(where: string, why: string, cause?: unknown): TinderboxError {
   return new TinderboxError("CONFIG", `${where}: ${why}`, cause === undefined ? {} : { cause });
@@ -131,7 +39,11 @@ function parseText(text: string, file: string): FileConfig {
     throw configError(`${file}:${cause.line}:${cause.column}`, what ?? "not TOML", cause);
   }
   const result = v.safeParse(fileSchema, raw, { abortEarly: true });
-  if (result.success) return result.output;
+  if (result.success) {
+    for (const [name, runtime] of Object.entries(result.output.runtimes ?? {}))
+      checkFiles(runtimeOf(name, runtime), file);
+    return result.output;
+  }
   const [issue] = result.issues;
   const key = keyOf(issue.path ?? []);
   const value =
@@ -160,14 +72,20 @@ function checkFiles(runtime: RuntimeConfig, file: string): void {
   }
 }
 
-/** Parses the text of a configuration file; `file` is for the errors. @throws CONFIG */
-export function parseConfig(text: string, file: string): DaemonConfig {
-  const given = parseText(text, file);
+/** `base` with the keys of `above` in place of its own. */
+function overlay(base: FileConfig, above: FileConfig): FileConfig {
+  const both = { ...base, ...above };
+  if (base.runtimes && above.runtimes) both.runtimes = { ...base.runtimes, ...above.runtimes };
+  if (base.registries && above.registries) both.registries = { ...base.registries, ...above.registries };
+  if (base.cni && above.cni) both.cni = { ...base.cni, ...above.cni };
+  return both;
+}
+
+function build(given: FileConfig, file: string): DaemonConfig {
   const runtimes =
     given.runtimes === undefined
       ? defaultConfig.runtimes
       : new Map(Object.entries(given.runtimes).map(([name, runtime]) => [name, runtimeOf(name, runtime)]));
-  for (const runtime of runtimes.values()) checkFiles(runtime, file);
   const names = [...runtimes.keys()].join(", ");
   if (runtimes.size === 0) throw configError(`${file}: runtimes`, "at least one runtime must be there");
   const defaultRuntime = given.default_runtime ?? defaultConfig.defaultRuntime;
@@ -185,29 +103,51 @@ export function parseConfig(text: string, file: string): DaemonConfig {
     root,
     state,
     listen: given.listen ?? (given.state === undefined ? defaultConfig.listen : `${state}/tinderbox.sock`),
+    logLevel: given.log_level,
     defaultRuntime,
     runtimes,
     cni: {
       confDir: given.cni?.conf_dir ?? defaultConfig.cni.confDir,
       binDirs: given.cni?.bin_dirs ?? defaultConfig.cni.binDirs,
     },
+    metrics: { listen: given.metrics?.listen ?? defaultConfig.metrics.listen },
     registries: new Map(Object.entries(given.registries ?? {})),
   };
 }
 
-/** The configuration from `path`, or from the default place if a file is there, or the defaults. @throws CONFIG */
+/** Parses the text of a configuration file; `file` is for the errors. @throws CONFIG */
+export function parseConfig(text: string, file: string): DaemonConfig {
+  return build(parseText(text, file), file);
+}
+
+/** The drop-ins' paths, in order. */
+function dropIns(file: string): readonly string[] {
+  const directory = `${file}.d`;
+  try {
+    return readdirSync(directory)
+      .filter((name) => name.endsWith(".toml") && !name.startsWith("."))
+      .sort()
+      .map((name) => join(directory, name));
+  } catch (cause) {
+    if (errnoOf(cause) === "ENOENT") return [];
+    throw configError(directory, TinderboxError.from(cause).message, cause);
+  }
+}
+
+function readText(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch (cause) {
+    const why = errnoOf(cause) === "ENOENT" ? "no such file" : TinderboxError.from(cause).message;
+    throw configError(file, why, cause);
+  }
+}
+
+/** The configuration from `path`, or from the default place if a file is there, or the defaults; with drop-ins. @throws CONFIG */
 export function loadConfig(path: string | undefined): DaemonConfig {
   const file = path ?? defaultConfigPath;
-  let text: string;
-  try {
-    text = readFileSync(file, "utf8");
-  } catch (cause) {
-    if (path === undefined && errnoOf(cause) === "ENOENT") return defaultConfig;
-    throw configError(
-      file,
-      errnoOf(cause) === "ENOENT" ? "no such file" : TinderboxError.from(cause).message,
-      cause,
-    );
-  }
-  return parseConfig(text, file);
+  const isThere = path !== undefined || existsSync(file);
+  const files = [...(isThere ? [file] : []), ...dropIns(file)];
+  if (files.length === 0) return defaultConfig;
+  return build(files.map((one) => parseText(readText(one), one)).reduce(overlay), file);
 }

@@ -1,13 +1,14 @@
 /** tinderboxd: flags, configuration, one daemon a root, signals. */
 import { mkdirSync } from "node:fs";
 import { errorTable, TinderboxError } from "../base/errors.ts";
-import { createLogger, type Logger } from "../base/log.ts";
+import { createLogger, type LogThreshold } from "../base/log.ts";
 import { tinderboxVersion } from "../cri/runtime-status.ts";
-import { tryRun } from "../native/run.ts";
 import type { DaemonConfig } from "./config.ts";
 import { type DaemonOptions, daemonUsage, parseDaemonOptions } from "./daemon-options.ts";
 import { loadConfig } from "./load-config.ts";
+import { applyConfig } from "./reload.ts";
 import { lockRoot } from "./root-lock.ts";
+import { serviceManager } from "./service-manager.ts";
 import { startDaemon } from "./wire.ts";
 
 function withOverrides(config: DaemonConfig, options: DaemonOptions): DaemonConfig {
@@ -21,7 +22,6 @@ function withOverrides(config: DaemonConfig, options: DaemonOptions): DaemonConf
 function endAsked(options: DaemonOptions): Promise<string> {
   return new Promise((resolve) => {
     for (const name of ["SIGTERM", "SIGINT"] as const) process.on(name, () => resolve(name));
-    process.on("SIGHUP", () => {});
     if (!options.exitWithParent) return;
     process.stdin.on("end", () => resolve("standard input has ended"));
     process.stdin.on("error", () => resolve("standard input has failed"));
@@ -29,18 +29,11 @@ function endAsked(options: DaemonOptions): Promise<string> {
   });
 }
 
-async function notifySystemd(logger: Logger): Promise<void> {
-  if (process.env["NOTIFY_SOCKET"] === undefined) return;
-  const result = await tryRun("systemd-notify", ["--ready", `--pid=${process.pid}`], {
-    timeoutMs: 5000,
-  }).catch(TinderboxError.from);
-  if (result instanceof TinderboxError || result.code !== 0)
-    logger.warn("systemd could not be told that we are ready");
-}
-
 async function serve(options: DaemonOptions): Promise<void> {
-  const logger = createLogger({ level: options.logLevel, format: options.logFormat });
   const config = withOverrides(loadConfig(options.config), options);
+  const defaultLevel = options.logLevel ?? "info";
+  const threshold: LogThreshold = { level: options.logLevel ?? config.logLevel ?? defaultLevel };
+  const logger = createLogger({ level: threshold, format: options.logFormat });
   for (const directory of [config.root, config.state]) mkdirSync(directory, { recursive: true, mode: 0o700 });
   using _lock = lockRoot(config.root);
   process.on("uncaughtException", (cause) => {
@@ -49,15 +42,31 @@ async function serve(options: DaemonOptions): Promise<void> {
     process.exit(1);
   });
   const asked = endAsked(options);
-  await using _daemon = await startDaemon(config, logger);
+  const registries = new Map(config.registries);
+  process.on("SIGHUP", () => {
+    try {
+      const next = withOverrides(loadConfig(options.config), options);
+      const logLevel = options.logLevel ?? next.logLevel;
+      applyConfig(config, { ...next, logLevel }, { threshold, registries }, defaultLevel, logger);
+    } catch (cause) {
+      logger.error("the configuration was not read again; the one before goes on", {
+        cause: TinderboxError.from(cause).message,
+      });
+    }
+  });
+  await using _daemon = await startDaemon({ ...config, registries }, logger);
+  const manager = serviceManager(process.env, logger);
   logger.info("listening", {
     socket: config.listen,
     root: config.root,
     version: tinderboxVersion,
     pid: process.pid,
   });
-  await notifySystemd(logger);
-  logger.info("ending; pods keep running", { reason: await asked });
+  await manager.tell("READY=1", `STATUS=listening on ${config.listen}`);
+  using _alive = manager.keepAlive();
+  const reason = await asked;
+  logger.info("ending; pods keep running", { reason });
+  await manager.tell("STOPPING=1");
 }
 
 async function main(): Promise<number> {

@@ -11,6 +11,7 @@ import { closeGrpc, listenGrpc } from "../rpc/grpc-service.ts";
 import type { SandboxFactory } from "../sandbox/contract.ts";
 import { createHostSandboxFactory } from "../sandbox/host/host-sandbox.ts";
 import type { DaemonConfig, RuntimeConfig } from "./config.ts";
+import { startMetricsServer } from "./metrics-server.ts";
 import { createMicrovmFactory } from "./microvm-factory.ts";
 import { prepareSocketPath, withPrivateSocket } from "./socket-path.ts";
 
@@ -71,7 +72,20 @@ export async function startDaemon(config: DaemonConfig, logger: Logger): Promise
     undo.defer("let go of the pods", () => engine.close());
     const streaming = await openStreamingServer(engine, logger);
     undo.defer("close the streams", () => streaming.close());
-    const server = createCriServer({ engine, streaming, logger, configJson: describe(config) });
+    const { listen } = config.metrics;
+    // Loaded only where somebody wants it.
+    const metrics = listen === "" ? undefined : (await import("./metrics.ts")).createMetrics(engine);
+    if (metrics) {
+      const serving = await startMetricsServer(listen, engine, metrics);
+      undo.defer("close the metrics", async () => serving[Symbol.asyncDispose]());
+    }
+    const server = createCriServer({
+      engine,
+      streaming,
+      logger,
+      configJson: describe(config),
+      ...(metrics === undefined ? {} : { observe: metrics.observe }),
+    });
     undo.defer("close the CRI socket", () => closeGrpc(server, graceMs));
     await withPrivateSocket(config.listen, () => listenGrpc(server, config.listen));
     return undo;

@@ -32,6 +32,9 @@ type HandlerOf<M extends DescMethod> = M["methodKind"] extends "unary"
       ) => AsyncIterable<MessageInitShape<M["output"]>>
     : never;
 
+/** Told of each call's end; `code` is "OK" or an error's. */
+export type CallObserver = (method: string, code: ErrorCode | "OK", seconds: number) => void;
+
 /** One handler a method; a method left out answers UNIMPLEMENTED. */
 export type ServiceHandlers<S extends DescService> = {
   readonly [K in keyof S["method"]]?: HandlerOf<S["method"][K]>;
@@ -79,23 +82,27 @@ function definitionOf(method: DescMethod): MethodDefinition<object, object> {
 }
 
 type Init = Record<string, unknown>;
+/** How a call ended: counted, and a failure logged. */
+type CallEnd = { well(): void; badly(thrown: unknown): void };
 type AnyHandler = (request: object, context: CallContext) => Promise<object> | AsyncIterable<object>;
 
 async function serveUnary(
   handler: AnyHandler,
   call: ServerUnaryCall<object, object>,
   reply: sendUnaryData<object>,
-  failed: (thrown: unknown) => void,
+  ended: CallEnd,
 ): Promise<void> {
   const abort = new AbortController();
   call.once("cancelled", () => abort.abort());
   try {
-    reply(
-      null,
-      await (handler(call.request, { signal: abort.signal, metadata: call.metadata }) as Promise<object>),
-    );
+    const answer = await (handler(call.request, {
+      signal: abort.signal,
+      metadata: call.metadata,
+    }) as Promise<object>);
+    ended.well();
+    reply(null, answer);
   } catch (thrown) {
-    failed(thrown);
+    ended.badly(thrown);
     reply(statusOf(thrown));
   }
 }
@@ -103,7 +110,7 @@ async function serveUnary(
 async function serveStream(
   handler: AnyHandler,
   call: ServerWritableStream<object, object>,
-  failed: (thrown: unknown) => void,
+  ended: CallEnd,
 ): Promise<void> {
   const abort = new AbortController();
   const drained = { wake: (): void => {} };
@@ -118,14 +125,15 @@ async function serveStream(
       metadata: call.metadata,
     }) as AsyncIterable<object>;
     for await (const item of items) {
-      if (abort.signal.aborted) return;
+      if (abort.signal.aborted) return ended.well();
       if (!call.write(item)) await new Promise<void>((resolve) => (drained.wake = resolve));
-      if (abort.signal.aborted) return;
+      if (abort.signal.aborted) return ended.well();
     }
+    ended.well();
     call.end();
   } catch (thrown) {
-    if (abort.signal.aborted) return;
-    failed(thrown);
+    if (abort.signal.aborted) return ended.well();
+    ended.badly(thrown);
     call.emit("error", statusOf(thrown));
   }
 }
@@ -136,6 +144,7 @@ export function addGrpcService<S extends DescService>(
   service: S,
   handlers: ServiceHandlers<S>,
   logger: Logger,
+  observe: CallObserver = () => {},
 ): void {
   const definitions: Record<string, MethodDefinition<object, object>> = {};
   const implementations: UntypedServiceImplementation = {};
@@ -149,26 +158,34 @@ export function addGrpcService<S extends DescService>(
     // Keyed by localName in both types; the mapped type ties each handler's messages to its method.
     const given = (handlers as Readonly<Record<string, unknown>>)[method.localName];
     const handler = (given ?? missing) as AnyHandler;
-    const failed = (thrown: unknown): void => {
-      const error = TinderboxError.from(thrown);
-      const own = thrown instanceof TinderboxError;
-      logger[own && error.code !== "INTERNAL" ? "info" : "error"]("call failed", {
-        method: method.name,
-        code: error.code,
-        error: error.message,
-        ...(own || !(thrown instanceof Error) ? {} : { stack: thrown.stack }),
-      });
+    const begin = (): CallEnd => {
+      const started = performance.now();
+      const seconds = (): number => (performance.now() - started) / 1000;
+      return {
+        well: () => observe(method.name, "OK", seconds()),
+        badly: (thrown) => {
+          const error = TinderboxError.from(thrown);
+          observe(method.name, error.code, seconds());
+          const own = thrown instanceof TinderboxError;
+          logger[own && error.code !== "INTERNAL" ? "info" : "error"]("call failed", {
+            method: method.name,
+            code: error.code,
+            error: error.message,
+            ...(own || !(thrown instanceof Error) ? {} : { stack: thrown.stack }),
+          });
+        },
+      };
     };
     definitions[method.localName] = definitionOf(method);
     implementations[method.localName] =
       method.methodKind === "server_streaming"
-        ? (call: ServerWritableStream<object, object>) => void serveStream(handler, call, failed)
+        ? (call: ServerWritableStream<object, object>) => void serveStream(handler, call, begin())
         : (call: ServerUnaryCall<object, object>, reply: sendUnaryData<object>) =>
             void serveUnary(
               async (request, context) => handler(request, context) as Promise<object>,
               call,
               reply,
-              failed,
+              begin(),
             );
   }
   server.addService(definitions, implementations);

@@ -1,0 +1,115 @@
+/** The daemon's TOML file, key by key: what is allowed, in the words of its errors. Strict: an unknown key is one. */
+import * as v from "valibot";
+import { logLevels } from "../base/log.ts";
+
+/** A unix socket address holds 108 bytes with its NUL. */
+const maxSocketPathBytes = 107;
+
+const absolute = v.pipe(
+  v.string("an absolute path"),
+  v.regex(/^\/(?!$)[^\0]*$/, "an absolute path other than /"),
+  v.check((path) => !path.split("/").includes(".."), "a path without `..`"),
+);
+const fileOrEmpty = v.union([v.literal(""), absolute], 'an absolute path, or ""');
+const runtimeName = v.pipe(
+  v.string(),
+  v.regex(
+    /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/,
+    "a name of lower-case letters, digits, dots and hyphens, as RuntimeClass has them",
+  ),
+);
+const count = (min: number, max: number) => {
+  const allowed = `a whole number from ${min} to ${max}`;
+  return v.pipe(v.number(allowed), v.integer(allowed), v.minValue(min, allowed), v.maxValue(max, allowed));
+};
+
+/** A table that says which keys it knows when it meets another one. */
+function table<const E extends v.ObjectEntries>(entries: E) {
+  return v.strictObject(entries, (issue) => {
+    if (issue.expected === "never") return `unknown key; known here: ${Object.keys(entries).join(", ")}`;
+    return issue.received === "undefined" ? "this key must be there" : "a table";
+  });
+}
+
+const programText = "a program's name or absolute path";
+const vmmText = '"auto", "firecracker", "firecracker-qemu" or an absolute path';
+const mirrorText = "an http:// or https:// URL without credentials";
+
+const metricsText =
+  'an absolute path of a unix socket, a loopback address with a port ("127.0.0.1:9745"), or "" for none';
+const metricsListen = v.pipe(
+  v.string(metricsText),
+  v.check(
+    (listen) =>
+      listen === "" ||
+      (/^\/[^\0]+$/.test(listen) && Buffer.byteLength(listen) <= maxSocketPathBytes) ||
+      (/^(localhost|127(\.\d{1,3}){3}|\[::1\]):\d{1,5}$/.test(listen) &&
+        Number(listen.slice(listen.lastIndexOf(":") + 1)) <= 65_535),
+    metricsText,
+  ),
+);
+
+const ociRuntime = table({
+  type: v.literal("oci"),
+  path: v.pipe(v.string(programText), v.regex(/^(\/[^\0]+|[\w.+-]+)$/, programText)),
+});
+const microVmRuntime = table({
+  type: v.literal("microvm"),
+  vmm: v.optional(
+    v.union([v.picklist(["auto", "firecracker", "firecracker-qemu"]), absolute], vmmText),
+    "auto",
+  ),
+  kernel: v.optional(fileOrEmpty, ""),
+  initrd: v.optional(fileOrEmpty, ""),
+  boot_args: v.optional(
+    v.pipe(v.string("text"), v.regex(/^[\x20-\x7e]{0,1024}$/, "at most 1024 printable ASCII characters")),
+    "",
+  ),
+  vcpus: v.optional(count(1, 32), 1),
+  // Below this the stock kernel and its initramfs do not fit.
+  memory_mib: v.optional(count(96, 1 << 20), 256),
+});
+
+/** One file; every key may be left out. */
+export const fileSchema = table({
+  root: v.optional(absolute),
+  state: v.optional(absolute),
+  listen: v.optional(
+    v.pipe(
+      absolute,
+      v.check(
+        (path) => Buffer.byteLength(path) <= maxSocketPathBytes,
+        `a path of at most ${maxSocketPathBytes} bytes`,
+      ),
+    ),
+  ),
+  log_level: v.optional(v.picklist(logLevels, logLevels.join(", "))),
+  default_runtime: v.optional(runtimeName),
+  runtimes: v.optional(
+    v.record(
+      runtimeName,
+      v.variant("type", [ociRuntime, microVmRuntime], 'a table with type = "oci" or "microvm"'),
+      "a table of runtimes",
+    ),
+  ),
+  cni: v.optional(
+    table({
+      conf_dir: v.optional(absolute),
+      bin_dirs: v.optional(v.pipe(v.array(absolute, "a list of paths"), v.minLength(1, "at least one path"))),
+    }),
+  ),
+  metrics: v.optional(table({ listen: v.optional(metricsListen) })),
+  registries: v.optional(
+    v.record(
+      v.pipe(v.string(), v.regex(/^[a-z0-9.-]+(:\d{1,5})?$/i, "a registry's host, maybe with a port")),
+      table({
+        mirrors: v.array(
+          v.pipe(v.string(mirrorText), v.regex(/^https?:\/\/[^\s/@]+(\/\S*)?$/, mirrorText)),
+          "a list of URLs",
+        ),
+      }),
+      "a table of registries",
+    ),
+  ),
+});
+export type FileConfig = v.InferOutput<typeof fileSchema>;

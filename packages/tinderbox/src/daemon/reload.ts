@@ -1,0 +1,38 @@
+/** SIGHUP: what of a new configuration can count at once does, and what cannot is named. */
+import type { Logger, LogLevel, LogThreshold } from "../base/log.ts";
+import type { DaemonConfig } from "./config.ts";
+
+/** The parts of the running daemon that follow the configuration. */
+export type Live = {
+  readonly threshold: LogThreshold;
+  readonly registries: Map<string, { readonly mirrors: readonly string[] }>;
+};
+
+/** Text to compare by; maps as lists, since JSON knows no maps. */
+function shown(value: unknown): string {
+  return JSON.stringify(value instanceof Map ? [...value] : value) ?? "";
+}
+
+/** Brings `live` to `after`; the keys that need a restart are in the log and the result. */
+export function applyConfig(
+  before: DaemonConfig,
+  after: DaemonConfig,
+  live: Live,
+  defaultLevel: LogLevel,
+  logger: Logger,
+): readonly (keyof DaemonConfig)[] {
+  live.threshold.level = after.logLevel ?? defaultLevel;
+  live.registries.clear();
+  for (const [host, settings] of after.registries) live.registries.set(host, settings);
+  const fixed = ["root", "state", "listen", "defaultRuntime", "runtimes", "cni", "metrics"] as const;
+  const waiting = fixed.filter((key) => shown(before[key]) !== shown(after[key]));
+  logger.info("configuration read again", {
+    logLevel: live.threshold.level,
+    registries: [...live.registries.keys()].join(" "),
+  });
+  if (waiting.length > 0)
+    logger.warn("these settings count after a restart (pods are not touched by it)", {
+      keys: waiting.join(" "),
+    });
+  return waiting;
+}
