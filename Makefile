@@ -27,7 +27,7 @@ unit: ## unit tests of TypeScript and Rust
 	@tools/test.sh unit
 
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM
-	@tools/setup.sh clients
+	@tools/setup.sh clients kubelet
 	@tools/test.sh e2e
 
 bench: build ## ratios to containerd with runc, and to the bare VMM, in one run (ARGS="--rounds 3 --json")
@@ -43,4 +43,4 @@ format: ## write what `make check` would ask for
 	@cargo fmt --manifest-path native/Cargo.toml
 
 clean: ## remove what was built and downloaded
-	@rm -rf .cache node_modules bin/tinderbox-native tests/clients/bin native/target
+	@rm -rf .cache node_modules bin/tinderbox-native tests/clients*/bin native/target

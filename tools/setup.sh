@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
-#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | peers | guest
+#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | kubelet | peers | guest
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 root=$PWD
@@ -102,6 +102,12 @@ clients() {
     -o bin/crictl sigs.k8s.io/cri-tools/cmd/crictl
 }
 
+kubelet() {
+  newer tests/clients-kubelet/bin/kubelet tests/clients-kubelet/go.mod tests/clients-kubelet/go.sum && return 0
+  step "kubelet v1.36.3" "a real node's agent, from the Go module proxy; takes minutes" \
+    env -C tests/clients-kubelet CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/kubelet k8s.io/kubernetes/cmd/kubelet
+}
+
 # What `make bench` compares with. Two modules: containerd and runc ask for different versions of the same libraries.
 peers() {
   if ! newer .cache/peers/containerd bench/peers/containerd; then
@@ -121,7 +127,7 @@ guest() {
 
 for what in "$@"; do
   case $what in
-    packages | cgroups | node | native | vsock | clients | peers | guest) "$what" ;;
-    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients peers guest" >&2; exit 2 ;;
+    packages | cgroups | node | native | vsock | clients | kubelet | peers | guest) "$what" ;;
+    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients kubelet peers guest" >&2; exit 2 ;;
   esac
 done

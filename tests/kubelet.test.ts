@@ -1,0 +1,291 @@
+/** A real kubelet with static pods on each handler: what an operator would put under a node. */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { WebSocket } from "ws";
+import { pushBusyboxImage } from "./support/busybox-image.ts";
+import { type TestCni, writeBridgeConf } from "./support/cni.ts";
+import { crictl } from "./support/crictl.ts";
+import { startDaemon, type TestDaemon } from "./support/daemon.ts";
+import { eventually, TestKubelet } from "./support/kubelet.ts";
+import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  assert.ok(typeof address === "object" && address !== null);
+  server.close();
+  return address.port;
+}
+
+/** Log lines of the kubelet about what a runtime does that are no fault: a container asked for after its removal, a call it took back itself. */
+const harmless = /ContainerStatus from runtime service failed.*NotFound|CrashLoopBackOff|code = Canceled/;
+
+for (const handler of ["crun"]) {
+  describe(`kubelet on ${handler}`, () => {
+    const work = mkdtempSync("/tmp/tb-");
+    const volume = join(work, "volume");
+    let snapshot: Snapshot;
+    let registry: TestRegistry;
+    let cni: TestCni;
+    let daemon: TestDaemon;
+    let kubelet: TestKubelet;
+    let port = 0;
+    let image = "";
+    let isDown = false;
+
+    const start = (): Promise<TestDaemon> =>
+      startDaemon({
+        root: join(work, "root"),
+        state: join(work, "run"),
+        configToml: `default_runtime = "${handler}"\n[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+      });
+    /** As a ConfigMap volume is written: a directory for each version, and a link that is exchanged. */
+    const writeVersion = (text: string): void => {
+      const version = join(volume, `..${text}`);
+      mkdirSync(version);
+      writeFileSync(join(version, "key"), text);
+      symlinkSync(`..${text}`, join(volume, "..data_new"));
+      renameSync(join(volume, "..data_new"), join(volume, "..data"));
+    };
+    const manifest = (): object => ({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "web", namespace: "default" },
+      spec: {
+        terminationGracePeriodSeconds: 20,
+        volumes: [
+          { name: "config", hostPath: { path: volume, type: "Directory" } },
+          { name: "shared", emptyDir: {} },
+        ],
+        initContainers: [
+          {
+            name: "init",
+            image,
+            command: ["sh", "-c", "echo from init > /shared/index.html; echo init done"],
+            volumeMounts: [{ name: "shared", mountPath: "/shared" }],
+          },
+          {
+            name: "sidecar",
+            image,
+            restartPolicy: "Always",
+            command: ["sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"],
+          },
+        ],
+        containers: [
+          {
+            name: "main",
+            image,
+            command: [
+              "sh",
+              "-c",
+              "trap 'echo bye; exit 0' TERM; echo started; httpd -p 8080 -h /shared; touch /tmp/ready; while :; do sleep 1 & wait $!; done",
+            ],
+            ports: [{ containerPort: 8080 }],
+            volumeMounts: [
+              { name: "shared", mountPath: "/shared" },
+              { name: "config", mountPath: "/config", readOnly: true },
+            ],
+            startupProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1, failureThreshold: 60 },
+            readinessProbe: { exec: { command: ["cat", "/tmp/ready"] }, periodSeconds: 1, timeoutSeconds: 5 },
+            livenessProbe: { httpGet: { path: "/", port: 8080 }, periodSeconds: 2, timeoutSeconds: 5 },
+            lifecycle: { preStop: { exec: { command: ["sh", "-c", "echo before the end > /proc/1/fd/1"] } } },
+          },
+        ],
+      },
+    });
+    const crasher = (): object => ({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "crasher", namespace: "default" },
+      spec: {
+        terminationGracePeriodSeconds: 1,
+        containers: [
+          { name: "ends", image, command: ["sh", "-c", "exit 3"] },
+          {
+            name: "sick",
+            image,
+            command: ["sleep", "100000"],
+            livenessProbe: {
+              exec: { command: ["false"] },
+              periodSeconds: 1,
+              failureThreshold: 1,
+              timeoutSeconds: 5,
+            },
+          },
+        ],
+      },
+    });
+    const ready = async (): Promise<string> => {
+      const { status } = await kubelet.pod("web");
+      const isReady = status.conditions?.find(({ type }) => type === "Ready")?.status;
+      assert.equal(isReady, "True", JSON.stringify(status));
+      const main = status.containerStatuses?.find(({ name }) => name === "main");
+      assert.ok(main?.containerID);
+      return main.containerID;
+    };
+
+    before(async () => {
+      snapshot = snapshotHost([]);
+      registry = await startRegistry({ dir: join(work, "registry") });
+      image = `${registry.host}/test/busybox:latest`;
+      await pushBusyboxImage(registry.url, "test/busybox", "latest");
+      cni = writeBridgeConf(join(work, "cni"));
+      mkdirSync(volume);
+      writeVersion("one");
+      daemon = await start();
+      port = await freePort();
+      kubelet = new TestKubelet({ directory: join(work, "kubelet"), criSocket: daemon.socket, port });
+      await kubelet.start();
+    });
+    const tearDown = async (): Promise<void> => {
+      isDown = true;
+      await kubelet.stop();
+      crictl(daemon.socket, "rmp", "--all", "--force");
+      await daemon.stop();
+      await registry.stop();
+      cni.remove();
+      kubelet.removeLeftovers();
+      rmSync(work, { recursive: true, force: true });
+    };
+    after(async () => {
+      if (!isDown) await tearDown();
+    });
+
+    test("a static pod starts: init container, sidecar, all kinds of probes, its address", async () => {
+      kubelet.writePod("web", manifest());
+      kubelet.writePod("crasher", crasher());
+      await eventually("the pod is ready", 90, ready);
+      const { status } = await kubelet.pod("web");
+      assert.equal(status.phase, "Running");
+      assert.match(status.podIP ?? "", /^10\./);
+      const init = status.initContainerStatuses?.find(({ name }) => name === "init");
+      assert.equal(init?.state.terminated?.exitCode, 0);
+      const sidecar = status.initContainerStatuses?.find(({ name }) => name === "sidecar");
+      assert.ok(sidecar?.state.running);
+      assert.equal(await kubelet.get("/containerLogs/default/web-node/init"), "init done\n");
+      assert.equal(await kubelet.get("/containerLogs/default/web-node/main"), "started\n");
+    });
+
+    test("what ends or fails its liveness probe is started again", async () => {
+      await eventually("both containers were started again", 60, async () => {
+        const { status } = await kubelet.pod("crasher");
+        for (const name of ["ends", "sick"]) {
+          const found = status.containerStatuses?.find((one) => one.name === name);
+          assert.ok((found?.restartCount ?? 0) >= 2, `${name}: ${JSON.stringify(found)}`);
+        }
+      });
+      rmSync(kubelet.podPath("crasher"));
+    });
+
+    test("exec by WebSocket: output, standard input and exit code", async () => {
+      const query = "input=1&output=1&error=1&command=sh&command=-c&command=cat%3B%20exit%205";
+      const socket = new WebSocket(
+        `wss://127.0.0.1:${port}/exec/default/web-node/main?${query}`,
+        ["v5.channel.k8s.io"],
+        {
+          rejectUnauthorized: false,
+        },
+      );
+      const channels = new Map<number, string>();
+      socket.on("message", (data: Buffer) => {
+        const channel = data[0] ?? 0;
+        channels.set(channel, (channels.get(channel) ?? "") + data.subarray(1).toString("utf8"));
+      });
+      await once(socket, "open");
+      socket.send(Buffer.concat([Buffer.from([0]), Buffer.from("through the kubelet\n")]));
+      socket.send(Buffer.from([255, 0]));
+      await once(socket, "close");
+      assert.equal(channels.get(1), "through the kubelet\n");
+      assert.match(channels.get(3) ?? "", /"reason":"ExitCode","message":"5"/);
+    });
+
+    test("a volume's content changes in the container when it changes on the host", async () => {
+      const read = (): Promise<string> =>
+        kubelet.get("/run/default/web-node/main?cmd=cat%20/config/..data/key", "POST");
+      assert.equal(await read(), "one");
+      writeVersion("two");
+      assert.equal(await read(), "two");
+      const page = "/run/default/web-node/main?cmd=wget%20-qO-%20http://127.0.0.1:8080/";
+      assert.equal(await kubelet.get(page, "POST"), "from init\n");
+    });
+
+    test("kubelet and daemon are restarted in any order: no container is", async () => {
+      const before = await ready();
+      await daemon.kill9();
+      daemon = await start();
+      await eventually("the pod is ready after the daemon's restart", 60, ready);
+      await kubelet.stop();
+      await kubelet.start();
+      assert.equal(await eventually("the pod is ready after the kubelet's restart", 60, ready), before);
+      await kubelet.stop();
+      await daemon.kill9();
+      daemon = await start();
+      await kubelet.start();
+      assert.equal(await eventually("the pod is ready after both", 60, ready), before);
+      const { status } = await kubelet.pod("web");
+      assert.deepEqual(
+        status.containerStatuses?.map(({ restartCount }) => restartCount),
+        [0],
+      );
+    });
+
+    test("termination: preStop, then TERM, and the last lines are in the log", async () => {
+      const find = (): string => {
+        const logs = join(work, "kubelet/logs");
+        const [pod] = readdirSync(logs).filter((name) => name.startsWith("default_web-node_"));
+        return readFileSync(join(logs, pod ?? "", "main", "0.log"), "utf8");
+      };
+      let last = find();
+      rmSync(kubelet.podPath("web"));
+      await eventually("the pod is gone", 60, () => {
+        try {
+          last = find();
+        } catch {
+          // The kubelet removes the log with the pod.
+        }
+        const pods: { items: { state: string }[] } = JSON.parse(
+          crictl(daemon.socket, "pods", "-o", "json").stdout,
+        );
+        assert.deepEqual(
+          pods.items.filter(({ state }) => state === "SANDBOX_READY"),
+          [],
+        );
+      });
+      assert.match(last, /before the end\n.* bye\n$/s);
+    });
+
+    test("the kubelet has no complaint of the runtime", () => {
+      const complaints = kubelet.said
+        .split("\n")
+        .filter((line) =>
+          /^E\d{4} .*(remote_runtime|remote_image|kuberuntime|pod_workers|runtime service failed)/.test(line),
+        )
+        .filter((line) => !harmless.test(line))
+        // While the daemon is down, it says so.
+        .filter((line) => !/code = Unavailable/.test(line));
+      assert.deepEqual(complaints, []);
+    });
+
+    test("nothing is left on the host", async () => {
+      await tearDown();
+      const differences = diffSnapshots(snapshot, snapshotHost([]));
+      const leaked = differences.filter(({ added }) => added.length > 0);
+      assert.deepEqual(leaked, [], formatDiff(snapshot, differences));
+    });
+  });
+}
