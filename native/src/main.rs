@@ -5,6 +5,7 @@ mod guest;
 mod host;
 mod image;
 mod launch;
+mod netns;
 mod notify;
 mod sys;
 mod tsc;
@@ -27,6 +28,7 @@ usage: tinderbox-native VERB ...
   mount-image FILE TARGET FSTYPE
                      mounts a read-only image file (squashfs, erofs, ext4) through a loop device
   umount TARGET      unmounts; a target that is not mounted is fine
+  netns-add NAME     makes a named network namespace: loopback up, no router advertisements
   notify LINE...     tells the service manager at $NOTIFY_SOCKET
   tsc-khz            measures the rate of this processor's time stamp counter
   version";
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         "launch" => launch::run(rest),
         "mount-image" => image::mount(rest),
         "umount" => image::unmount(rest),
+        "netns-add" => netns::run(rest),
         "notify" => notify::run(rest),
         "tsc-khz" => tsc::khz().map(|khz| println!("{khz}")),
         "pause" => agent::pause::run(),

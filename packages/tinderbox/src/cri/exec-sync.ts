@@ -3,8 +3,8 @@ import { TinderboxError } from "../base/errors.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf, integer, noNul, required } from "./field-checks.ts";
 
-/** Of each of stdout and stderr, as the CRI says. */
-const maxOutputBytes = 16 << 20;
+/** Of stdout and stderr together: the CRI caps the whole response at 16 MB, and kubelet and crictl take no larger message. */
+const maxOutputBytes = 16_000_000;
 const maxTimeoutSeconds = 2_000_000;
 
 /** The command words of a request, at least one. */
@@ -32,12 +32,12 @@ export function execSyncCalls({ engine }: CriContext): RuntimeCalls {
       signal.addEventListener("abort", close, { once: true });
       try {
         const kept = { stdout: [] as Uint8Array[], stderr: [] as Uint8Array[] };
-        const room = { stdout: maxOutputBytes, stderr: maxOutputBytes };
+        let room = maxOutputBytes;
         for await (const { channel, data } of streams.output()) {
-          if (room[channel] === 0) continue;
-          const part = data.subarray(0, room[channel]);
+          if (room === 0) continue;
+          const part = data.subarray(0, room);
           kept[channel].push(part);
-          room[channel] -= part.length;
+          room -= part.length;
         }
         const exit = await streams.exit;
         if (exit.timedOut) {

@@ -1,7 +1,7 @@
 /** tinderboxd: flags, configuration, one daemon a root, signals. */
-import { mkdirSync } from "node:fs";
+import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { errorTable, TinderboxError } from "../base/errors.ts";
-import { createLogger, type LogThreshold } from "../base/log.ts";
+import { createLogger, type Logger, type LogThreshold } from "../base/log.ts";
 import { tinderboxVersion } from "../cri/runtime-status.ts";
 import type { DaemonConfig } from "./config.ts";
 import { type DaemonOptions, daemonUsage, parseDaemonOptions } from "./daemon-options.ts";
@@ -16,6 +16,15 @@ function withOverrides(config: DaemonConfig, options: DaemonOptions): DaemonConf
   // A state directory of its own brings a socket of its own.
   const listen = options.listen ?? (options.state === undefined ? config.listen : `${state}/tinderbox.sock`);
   return { ...config, root: options.root ?? config.root, state, listen };
+}
+
+/** What containers are given, secrets too, is kept below it: for root only, also where somebody made it before (CVE-2021-41103). */
+function makePrivate(directory: string, logger: Logger): void {
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
+  const mode = statSync(directory).mode & 0o777;
+  if ((mode & 0o77) === 0) return;
+  chmodSync(directory, 0o700);
+  logger.warn("others could enter this directory; now only root can", { directory, mode: mode.toString(8) });
 }
 
 /** Resolves with the reason when the daemon is asked to end. */
@@ -34,7 +43,7 @@ async function serve(options: DaemonOptions): Promise<void> {
   const defaultLevel = options.logLevel ?? "info";
   const threshold: LogThreshold = { level: options.logLevel ?? config.logLevel ?? defaultLevel };
   const logger = createLogger({ level: threshold, format: options.logFormat });
-  for (const directory of [config.root, config.state]) mkdirSync(directory, { recursive: true, mode: 0o700 });
+  for (const directory of [config.root, config.state]) makePrivate(directory, logger);
   using _lock = lockRoot(config.root);
   process.on("uncaughtException", (cause) => {
     // The next daemon finds the pods again; going on with broken state would be worse.

@@ -4,6 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { nativeProgram } from "../base/paths.ts";
 import { run, tryRun } from "../native/run.ts";
 import { AttachmentJournal } from "./attachment-journal.ts";
 import { type CniNetwork, isObject, type JsonObject, loadCniNetwork } from "./cni-config.ts";
@@ -127,8 +128,7 @@ class CniNetworkService implements NetworkService {
     const netnsPath = join(netnsDirectory, netns);
     const entry = { version: 1, netns, request, network, interfaces: [] } as const;
     await this.#journal.write(entry);
-    await run("ip", ["netns", "add", netns], { signal });
-    await run("ip", ["-n", netns, "link", "set", "dev", "lo", "up"], { signal });
+    await run(nativeProgram, ["netns-add", netns], { signal });
     const { binDirs } = this.#options;
     const result = await cniAdd({ network, binDirs, netnsPath, request }, signal);
     const made = await readInterface(netns, podInterfaceName);

@@ -1,0 +1,398 @@
+/**
+ * Classes of faults that other runtimes had, each with one of its CVEs, asked of the real daemon. Those of images and registries
+ * are in image-pull.test.ts and image-import.test.ts, those of a hostile guest's frames in native/src/frame.rs.
+ */
+import assert from "node:assert/strict";
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { buffer } from "node:stream/consumers";
+import { after, before, describe, test } from "node:test";
+import { type Header, pack } from "tar-stream";
+import { NamespaceMode } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
+import { pushBusyboxImage, pushImage } from "./support/busybox-image.ts";
+import { type TestCni, writeBridgeConf } from "./support/cni.ts";
+import { type TestContainer, TestCri } from "./support/cri-client.ts";
+import { startDaemon, type TestDaemon } from "./support/daemon.ts";
+import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
+
+const work = mkdtempSync("/tmp/tb-");
+let registry: TestRegistry;
+let cni: TestCni;
+let daemon: TestDaemon;
+let cri: TestCri;
+let busybox = "";
+
+type Entry = Partial<Header> & { readonly name: string; readonly text?: string };
+
+/** An image of busybox with more entries and another configuration. */
+async function image(name: string, entries: readonly Entry[], config: object = {}): Promise<string> {
+  const file = readFileSync("/bin/busybox");
+  const tar = pack();
+  tar.entry({ name: "bin/busybox", mode: 0o755 }, file);
+  for (const applet of ["sh", "sleep", "cat", "id", "ls", "touch", "dd", "echo", "true"])
+    tar.entry({ name: `bin/${applet}`, type: "symlink", linkname: "busybox" });
+  for (const { text, ...header } of entries) tar.entry(header, text ?? "");
+  tar.finalize();
+  const path = `test/${name}`;
+  await pushImage(registry.url, path, "latest", [await buffer(tar)], { Env: ["PATH=/bin"], ...config });
+  const full = `${registry.host}/${path}:latest`;
+  await cri.pull(full);
+  return full;
+}
+
+const refused = (code: string, message: RegExp) => (thrown: unknown) => {
+  assert.ok(thrown instanceof Error && "code" in thrown, String(thrown));
+  assert.equal(thrown.code, code, thrown.message);
+  assert.match(thrown.message, message);
+  return true;
+};
+
+function openFiles(pid: number): number {
+  return readdirSync(`/proc/${pid}/fd`).length;
+}
+
+before(async () => {
+  registry = await startRegistry({ dir: join(work, "registry") });
+  cni = writeBridgeConf(join(work, "cni"));
+  daemon = await startDaemon({
+    root: join(work, "root"),
+    state: join(work, "run"),
+    configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+    logLevel: "info",
+  });
+  cri = new TestCri(daemon.socket, work);
+  await pushBusyboxImage(registry.url, "test/busybox", "latest");
+  busybox = `${registry.host}/test/busybox:latest`;
+  await cri.pull(busybox);
+});
+after(async () => {
+  await cri.removePods();
+  cri[Symbol.dispose]();
+  await daemon.stop();
+  await registry.stop();
+  cni.remove();
+  rmSync(work, { recursive: true, force: true });
+});
+
+for (const handler of ["crun", "firecracker"]) {
+  describe(`security of ${handler}`, () => {
+    const config = (): ReturnType<TestCri["podConfig"]> => pod.config;
+    let pod: { readonly id: string; readonly config: ReturnType<TestCri["podConfig"]> };
+    let container: TestContainer;
+
+    before(async () => {
+      const podConfig = cri.podConfig();
+      pod = { id: await cri.runPod(handler, podConfig), config: podConfig };
+      container = await cri.start(pod.id, podConfig, busybox);
+    });
+    after(() => cri.removePods());
+
+    test("1, sysctls smuggled to the host (CVE-2022-0811)", async () => {
+      const corePattern = readFileSync("/proc/sys/kernel/core_pattern", "utf8");
+      const run = (
+        sysctls: Record<string, string>,
+        network: NamespaceMode = NamespaceMode.POD,
+      ): Promise<string> =>
+        cri.runPod(
+          handler,
+          cri.podConfig(
+            {},
+            { sysctls, securityContext: { namespaceOptions: { network, pid: NamespaceMode.CONTAINER } } },
+          ),
+        );
+      await assert.rejects(
+        run({ "kernel.core_pattern": "|/bin/true" }),
+        refused("INVALID", /sysctls.*kernel\.core_pattern/),
+      );
+      await assert.rejects(
+        run({ "kernel.shm_rmid_forced": "1\nkernel.core_pattern=|/bin/true" }),
+        refused("INVALID", /kernel\.shm_rmid_forced/),
+      );
+      await assert.rejects(run({ "net/../kernel/core_pattern": "x" }), refused("INVALID", /sysctls/));
+      await assert.rejects(
+        run({ "kernel.shm_rmid_forced+kernel.core_pattern": "1" }),
+        refused("INVALID", /sysctls/),
+      );
+      await assert.rejects(
+        run({ "net.ipv4.ip_forward": "1" }, NamespaceMode.NODE),
+        refused("INVALID", /network/),
+      );
+      // What looks like several is one value, which the kernel takes or refuses as one.
+      await run({ "kernel.shm_rmid_forced": "1+kernel.core_pattern=|/bin/true" }).catch(() => {});
+      assert.equal(readFileSync("/proc/sys/kernel/core_pattern", "utf8"), corePattern);
+    });
+
+    test("2, memory filled by ExecSync (CVE-2022-1708)", async () => {
+      const big =
+        "dd if=/dev/zero bs=1M count=40 2>/dev/null; dd if=/dev/zero bs=1M count=20 >&2 2>/dev/null; exit 4";
+      const { exitCode, stdout, stderr } = await cri.exec(container, "sh", "-c", big);
+      assert.equal(exitCode, 4);
+      assert.equal(stdout.length + stderr.length, 16_000_000);
+    });
+
+    test("3, streams that leak (CVE-2022-23471)", async () => {
+      const pid = daemon.child.pid ?? 0;
+      const many = handler === "crun" ? 200 : 20;
+      const fail = async (): Promise<void> => {
+        const { exitCode } = await cri.exec(container, "/no/such/program").catch(() => ({ exitCode: 127 }));
+        assert.notEqual(exitCode, 0);
+      };
+      await fail();
+      const before = openFiles(pid);
+      for (let n = 0; n < many; n += 10) await Promise.all(Array.from({ length: 10 }, fail));
+      assert.ok(openFiles(pid) <= before + 4, `${before} open files, then ${openFiles(pid)}`);
+    });
+
+    test("4, accounts written through HOME (CVE-2022-4318)", async () => {
+      const before = await cri.output(container, "cat", "/etc/passwd");
+      const made = await cri.start(pod.id, config(), busybox, {
+        envs: [{ key: "HOME", value: "/root\nevil:x:0:0::/:/bin/sh" }],
+      });
+      assert.equal(await cri.output(made, "cat", "/etc/passwd"), before);
+    });
+
+    test("5, links in the image that lead to the host (CVE-2024-5154)", async () => {
+      const victim = join(work, "victim");
+      writeFileSync(victim, "untouched");
+      const up = "../../../../../../../../../..";
+      const evil = await image(`links-${handler}`, [
+        { name: "etc", type: "symlink", linkname: `${up}${work}` },
+        { name: "hosts", type: "symlink", linkname: `${up}${victim}` },
+        { name: "w", type: "symlink", linkname: `${up}${work}` },
+      ]);
+      const made = await cri
+        .start(pod.id, config(), evil, {
+          workingDir: "/w",
+          command: ["sh", "-c", "echo in > mark; sleep 1000"],
+        })
+        .catch(() => undefined);
+      if (made) await cri.exec(made, "touch", "/etc/by-exec");
+      assert.equal(readFileSync(victim, "utf8"), "untouched");
+      for (const name of ["hosts", "resolv.conf", "hostname", "mark", "by-exec"])
+        assert.equal(existsSync(join(work, name)), false, name);
+    });
+
+    test("6, log paths that leave their directory (CVE-2025-0750)", async () => {
+      const create = (logPath: string): Promise<TestContainer> =>
+        cri.create(pod.id, config(), busybox, { logPath });
+      await assert.rejects(create("../outside.log"), refused("INVALID", /log_path/));
+      await assert.rejects(create("/tmp/outside.log"), refused("INVALID", /log_path/));
+      await assert.rejects(create("a/../../b.log"), refused("INVALID", /log_path/));
+      const victim = join(work, `log-victim-${handler}`);
+      writeFileSync(victim, "untouched");
+      symlinkSync(victim, join(config().logDirectory, "linked.log"));
+      const linked = cri.start(pod.id, config(), busybox, {
+        logPath: "linked.log",
+        command: ["echo", "into the victim"],
+      });
+      const made = await linked.catch(() => undefined);
+      if (made) await cri.runtime.callUnary("stopContainer", { containerId: made.id, timeout: 0n });
+      assert.equal(readFileSync(victim, "utf8"), "untouched");
+      await assert.rejects(
+        cri.runPod(handler, cri.podConfig({ logDirectory: "relative/logs" })),
+        refused("INVALID", /log_directory/),
+      );
+      await assert.rejects(
+        cri.runPod(
+          handler,
+          cri.podConfig({ metadata: { name: "x", namespace: "test", uid: "../../x", attempt: 0 } }),
+        ),
+        refused("INVALID", /metadata\.uid/),
+      );
+    });
+
+    test("7, checkpoints that bring their own settings (CVE-2024-8676)", async () => {
+      const archive = join(work, "checkpoint.tar");
+      writeFileSync(archive, "");
+      await assert.rejects(cri.create(pod.id, config(), archive), refused("NOT_FOUND", /checkpoint\.tar/));
+    });
+
+    test("8 and 9, labels and annotations that reach privileged code (CVE-2026-53488, CVE-2024-3154)", async () => {
+      const marked = await image(`labels-${handler}`, [], {
+        Labels: {
+          "io.containerd.logger": "binary:///bin/touch",
+          "run.oci.hooks.stderr": join(work, "hooked"),
+        },
+      });
+      const annotations = {
+        "run.oci.hooks.stdout": join(work, "hooked"),
+        "org.systemd.property.ExecStartPre": `'${join(work, "hooked")}'`,
+        "io.katacontainers.config.hypervisor.path": "/bin/touch",
+        "run.oci.keep_original_groups": "1",
+        "run.oci.delegate-cgroup": "x",
+      };
+      const podConfig = cri.podConfig({ annotations });
+      const podId = handler === "crun" ? await cri.runPod(handler, podConfig) : pod.id;
+      const made = await cri.start(podId, podConfig, marked, { annotations });
+      assert.equal(existsSync(join(work, "hooked")), false);
+      // The annotations are the client's again, and nothing of the OCI configuration.
+      const { status, info } = await cri.runtime.callUnary("containerStatus", {
+        containerId: made.id,
+        verbose: true,
+      });
+      assert.deepEqual(status?.annotations, annotations);
+      assert.doesNotMatch(
+        JSON.stringify(JSON.parse(info["info"] ?? "{}").runtimeSpec ?? {}),
+        /run\.oci|org\.systemd|binary:/,
+      );
+    });
+
+    test("10, users that become root (CVE-2024-40635)", async () => {
+      for (const user of ["4294967296", "2147483648", "-1", "99999999999999999999"]) {
+        const name = await image(`user-${user.replace("-", "m")}-${handler}`, [], { User: user });
+        await assert.rejects(cri.create(pod.id, config(), name), refused("INVALID", /USER/), user);
+      }
+      const named = await image(
+        `named-${handler}`,
+        [{ name: "etc/passwd", text: "1000:x:0:0::/:/bin/sh\n0x0:x:7:7::/:/bin/sh\n" }],
+        { User: "1000" },
+      );
+      const made = await cri.start(pod.id, config(), named);
+      assert.equal((await cri.output(made, "id", "-u")).trim(), "1000");
+    });
+
+    test("11, groups and inheritable capabilities (CVE-2022-2995, CVE-2022-27652)", async () => {
+      const made = await cri.start(pod.id, config(), busybox, {
+        linux: {
+          securityContext: {
+            runAsUser: { value: 1234n },
+            runAsGroup: { value: 2345n },
+            supplementalGroups: [3456n],
+            namespaceOptions: { pid: NamespaceMode.CONTAINER },
+            capabilities: { addCapabilities: ["NET_ADMIN"] },
+          },
+        },
+      });
+      const status = await cri.output(made, "cat", "/proc/1/status");
+      assert.match(status, /^Groups:\s+2345 3456 *$/m);
+      assert.match(status, /^CapInh:\s+0{16}$/m);
+      assert.match(status, /^CapEff:\s+0{16}$/m);
+    });
+
+    test("16, directories and sockets that others may enter (CVE-2021-41103, CVE-2020-15257)", () => {
+      // startDaemon makes the root directory before the daemon does, as an administrator might.
+      for (const directory of ["root", "run"])
+        assert.equal(statSync(join(work, directory)).mode & 0o77, 0, directory);
+      assert.equal(statSync(daemon.socket).mode & 0o777, 0o600);
+      const mine = readFileSync("/proc/net/unix", "utf8")
+        .split("\n")
+        .filter((line) => /@.*(tinderbox|firecracker|tb-)/.test(line));
+      assert.deepEqual(mine, []);
+    });
+
+    test("17, processes outside the pod's cgroup (CVE-2025-47291)", () => {
+      const ofPod = readdirSync("/proc")
+        .filter((name) => /^\d+$/.test(name))
+        .filter((pid) => {
+          try {
+            return readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(pod.id);
+          } catch {
+            return false;
+          }
+        })
+        .filter((pid) => Number(pid) !== process.pid);
+      assert.ok(ofPod.length > 0);
+      for (const pid of ofPod) {
+        const memory = readFileSync(`/proc/${pid}/cgroup`, "utf8").match(/^\d+:memory:(.*)$|^0::(.*)$/m);
+        assert.match(
+          memory?.[1] ?? memory?.[2] ?? "",
+          new RegExp(pod.id),
+          readFileSync(`/proc/${pid}/cmdline`, "latin1"),
+        );
+      }
+    });
+
+    test("18, descriptors that reach a container (CVE-2024-21626)", async () => {
+      // ls has one of its own, for the directory.
+      const listed = await cri.output(container, "sh", "-c", "ls -l /proc/1/fd; ls /proc/self/fd");
+      assert.doesNotMatch(listed, /-> \/(proc|sys|tmp|work|var)\//);
+      assert.match(listed, /\n0\n1\n2\n3\n$/);
+      for (const workingDir of ["/proc/self/fd/7", "/proc/self/fd/8", "/proc/self/fd/9"]) {
+        const made = await cri
+          .start(pod.id, config(), busybox, {
+            workingDir,
+            command: ["sh", "-c", "ls ../../../../etc; sleep 1000"],
+          })
+          .catch(() => undefined);
+        if (made)
+          assert.doesNotMatch(await cri.output(made, "ls", "../../../.."), /tmp.*var.*work/s, workingDir);
+      }
+    });
+
+    test("19, router advertisements taken from others (CVE-2020-10749)", async () => {
+      const path = "/proc/sys/net/ipv6/conf/eth0/accept_ra";
+      const { exitCode, stdout } = await cri.exec(container, "cat", path);
+      // 0, or there is no IPv6 at all.
+      if (exitCode === 0) assert.equal(Buffer.from(stdout).toString().trim(), "0");
+    });
+
+    test("20, an empty log path reported (pelagos #347)", async () => {
+      const made = await cri.create(pod.id, config(), busybox, { logPath: "" });
+      const { status } = await cri.runtime.callUnary("containerStatus", { containerId: made.id });
+      assert.ok(status?.logPath === "" || status?.logPath.startsWith("/"), status?.logPath);
+      const named = await cri.runtime.callUnary("containerStatus", { containerId: container.id });
+      assert.match(named.status?.logPath ?? "", /^\/.*\.log$/);
+    });
+  });
+}
+
+describe("security of microVMs", () => {
+  after(() => cri.removePods());
+
+  test("21 and 22, a guest that writes into an image, or gets a disk of the host (CVE-2026-24054, CVE-2026-24834)", async () => {
+    const podConfig = cri.podConfig({}, { securityContext: { privileged: true } });
+    const podId = await cri.runPod("firecracker", podConfig);
+    const made = await cri.start(podId, podConfig, busybox, {
+      linux: { securityContext: { privileged: true, namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
+    });
+    // Major 254 or so, by what the guest calls it: every drive that has a size and is not the scratch drive.
+    const attack =
+      "for b in /sys/block/vd*; do [ $(cat $b/size) -gt 1 ] || continue; IFS=: read a i < $b/dev; mknod /tmp/d b $a $i; cat $b/ro; dd if=/dev/zero of=/tmp/d bs=512 count=1 2>&1; rm /tmp/d; done";
+    const blocks = join(work, "root/images/blocks");
+    const hashes = (): readonly string[] =>
+      readdirSync(blocks).map((name) => readFileSync(join(blocks, name)).toString("base64").slice(0, 4000));
+    const before = hashes();
+    const { stdout } = await cri.exec(made, "sh", "-c", attack);
+    assert.match(Buffer.from(stdout).toString(), /^1$/m);
+    assert.deepEqual(hashes(), before);
+    // An image without a layer has nothing to be a drive.
+    await pushImage(registry.url, "test/empty", "latest", [], { Cmd: ["/bin/sh"] });
+    const empty = `${registry.host}/test/empty:latest`;
+    await assert.rejects(
+      (async () => {
+        await cri.pull(empty);
+        await cri.start(podId, podConfig, empty);
+      })(),
+    );
+  });
+
+  test("24, a VMM with more than it needs (CVE-2026-5747)", async () => {
+    const podConfig = cri.podConfig();
+    const podId = await cri.runPod("firecracker", podConfig);
+    const vmm = readdirSync("/proc").find((pid) => {
+      try {
+        return (
+          /^\d+$/.test(pid) &&
+          /qemu-system|^firecracker\0/.test(readFileSync(`/proc/${pid}/cmdline`, "latin1"))
+        );
+      } catch {
+        return false;
+      }
+    });
+    assert.ok(vmm !== undefined && podId !== "");
+    const status = readFileSync(`/proc/${vmm}/status`, "utf8");
+    assert.match(status, /^Seccomp:\s+2$/m);
+    assert.doesNotMatch(readFileSync(`/proc/${vmm}/cmdline`, "latin1"), /-pci\b|pcie=on/);
+    assert.notEqual(readlinkSync(`/proc/${vmm}/ns/net`), readlinkSync("/proc/self/ns/net"));
+  });
+});
