@@ -26,12 +26,13 @@ export async function makeBlockImage(
   const either = AbortSignal.any([signal, stop.signal]);
   try {
     const merge = await mergeLayers(layers, limits, signal);
-    // sqfstar of squashfs-tools 4.5 takes its options after the image's name only, and the root from nothing else.
-    const { mode, uid, gid, mtime } = merge.root;
-    const root = { mode: mode.toString(8), uid: String(uid), gid: String(gid), time: String(mtime) };
-    const rootOptions = Object.entries(root).flatMap(([name, value]) => [`-root-${name}`, value]);
-    const options = ["-comp", "lz4", "-no-progress", "-quiet", "-mkfs-time", "0", ...rootOptions];
-    const tool = spawn("sqfstar", [temporary, ...options], {
+    const { mode, uid, gid } = merge.root;
+    const root = ["-root-mode", mode.toString(8), "-root-uid", String(uid), "-root-gid", String(gid)];
+    // What follows the file's name would be names to leave out.
+    const options = ["-comp", "lz4", "-no-progress", "-quiet", ...root, temporary];
+    const tool = spawn("sqfstar", options, {
+      // The root directory's time would be now: no time is later than the latest in the image.
+      env: { ...process.env, SOURCE_DATE_EPOCH: String(merge.latestTime) },
       stdio: ["pipe", "ignore", "pipe"],
       signal: either,
     });

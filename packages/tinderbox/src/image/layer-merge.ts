@@ -153,6 +153,8 @@ function* withoutBodies(
 export type MergedLayers = {
   /** The image's root directory */
   readonly root: TarEntry;
+  /** The latest time of any file, seconds since 1970 */
+  readonly latestTime: number;
   /** The flat tar, without the root; returns /etc/passwd and /etc/group for the image's record. Once only. */
   tar(): AsyncGenerator<Buffer, Merged>;
 };
@@ -164,7 +166,7 @@ export async function mergeLayers(
   signal: AbortSignal,
 ): Promise<MergedLayers> {
   const tree = await readTree(layers, limits, signal);
-  return { root: tree.root, tar: () => flatTar(tree, layers, limits, signal) };
+  return { root: tree.root, latestTime: tree.latestTime, tar: () => flatTar(tree, layers, limits, signal) };
 }
 
 async function* flatTar(

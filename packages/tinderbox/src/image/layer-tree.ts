@@ -62,6 +62,8 @@ function isDirectory(node: Node | undefined): node is Directory {
 }
 
 export class LayerTree {
+  /** Of any entry that was added, seconds since 1970 */
+  latestTime = 0;
   #root: Directory = newDirectory({ layer: -1, index: -1, entry: plainDirectory });
 
   /**
@@ -71,6 +73,7 @@ export class LayerTree {
   add(layer: number, index: number, entry: TarEntry): void {
     const parts = pathParts(entry.name);
     const name = parts.at(-1);
+    this.latestTime = Math.max(this.latestTime, entry.mtime);
     if (name === undefined) {
       if (entry.kind !== "directory") throw malformed(`layer entry ${shown(entry.name)} is not a directory`);
       this.#root = newDirectory({ layer, index, entry }, this.#root.children);
