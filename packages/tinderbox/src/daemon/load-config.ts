@@ -3,7 +3,7 @@
  * a CONFIG error with file, key, value and what is allowed. Keys left out keep their default; a `runtimes` table
  * replaces the default runtimes as a whole.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { errnoOf, TinderboxError } from "../base/errors.ts";
@@ -18,30 +18,58 @@ const absolute = v.pipe(
   v.regex(/^\/(?!$)[^\0]*$/, "an absolute path other than /"),
   v.check((path) => !path.split("/").includes(".."), "a path without `..`"),
 );
-const fileOrEmpty = v.union([v.literal(""), absolute], 'an absolute path, or ""');
-const runtimeName = v.pipe(
-  v.string(),
-  v.regex(
-    /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/,
-    "a name of lower-case letters, digits, dots and hyphens, as RuntimeClass has them",
-  ),
-);
+/** One of `words`, or an absolute path. */
+const wordOrPath = (words: readonly string[], allowed: string) =>
+  v.pipe(
+    v.string(allowed),
+    v.check((text) => words.includes(text) || v.is(absolute, text), allowed),
+  );
+const fileOrEmpty = wordOrPath([""], 'an absolute path, or ""');
+const nameText = "a name of lower-case letters, digits, dots and hyphens, as RuntimeClass has them";
+const runtimeName = v.pipe(v.string(nameText), v.regex(/^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/, nameText));
 const count = (min: number, max: number) => {
   const allowed = `a whole number from ${min} to ${max}`;
   return v.pipe(v.number(allowed), v.integer(allowed), v.minValue(min, allowed), v.maxValue(max, allowed));
 };
 
+/** How many letters to change, add or take away to make one word of the other. */
+function editDistance(from: string, to: string): number {
+  let row = Array.from({ length: to.length + 1 }, (_, n) => n);
+  for (const [n, letter] of [...from].entries()) {
+    const next = [n + 1];
+    for (const [m, other] of [...to].entries())
+      next.push(
+        Math.min((row[m] ?? 0) + (letter === other ? 0 : 1), (row[m + 1] ?? 0) + 1, (next[m] ?? 0) + 1),
+      );
+    row = next;
+  }
+  return row[to.length] ?? 0;
+}
+
+/** The key that was meant, if one is near. */
+function suggestion(key: string, known: readonly string[]): string {
+  const distance = (word: string): number => editDistance(key.slice(0, 64).toLowerCase(), word);
+  const [nearest] = known.toSorted((a, b) => distance(a) - distance(b));
+  return nearest !== undefined && distance(nearest) <= 3 ? `did you mean ${nearest}? ` : "";
+}
+
 /** A table that says which keys it knows when it meets another one. */
 function table<const E extends v.ObjectEntries>(entries: E) {
+  const known = Object.keys(entries);
   return v.strictObject(entries, (issue) => {
-    if (issue.expected === "never") return `unknown key; known here: ${Object.keys(entries).join(", ")}`;
+    if (issue.expected === "never")
+      return `unknown key; ${suggestion(String(issue.input), known)}known here: ${known.join(", ")}`;
     return issue.received === "undefined" ? "this key must be there" : "a table";
   });
 }
 
 const programText = "a program's name or absolute path";
 const vmmText = '"auto", "firecracker", "firecracker-qemu" or an absolute path';
-const mirrorText = "an http:// or https:// URL without credentials";
+const mirrorText = "an http:// or https:// URL without credentials or a query";
+
+function isMirror(text: string): boolean {
+  return /^https?:\/\/[^\s/@?#]+(\/[^\s?#]*)?$/.test(text) && URL.canParse(text);
+}
 
 const ociRuntime = table({
   type: v.literal("oci"),
@@ -49,10 +77,7 @@ const ociRuntime = table({
 });
 const microVmRuntime = table({
   type: v.literal("microvm"),
-  vmm: v.optional(
-    v.union([v.picklist(["auto", "firecracker", "firecracker-qemu"]), absolute], vmmText),
-    "auto",
-  ),
+  vmm: v.optional(wordOrPath(["auto", "firecracker", "firecracker-qemu"], vmmText), "auto"),
   kernel: v.optional(fileOrEmpty, ""),
   initrd: v.optional(fileOrEmpty, ""),
   boot_args: v.optional(
@@ -85,19 +110,21 @@ const fileSchema = table({
     ),
   ),
   cni: v.optional(
-    table({
-      conf_dir: v.optional(absolute),
-      bin_dirs: v.optional(v.pipe(v.array(absolute, "a list of paths"), v.minLength(1, "at least one path"))),
-    }),
+    v.pipe(
+      v.custom<object>((value) => typeof value === "object" && !Array.isArray(value), "a table"),
+      table({
+        conf_dir: v.optional(absolute),
+        bin_dirs: v.optional(
+          v.pipe(v.array(absolute, "a list of paths"), v.minLength(1, "at least one path")),
+        ),
+      }),
+    ),
   ),
   registries: v.optional(
     v.record(
       v.pipe(v.string(), v.regex(/^[a-z0-9.-]+(:\d{1,5})?$/i, "a registry's host, maybe with a port")),
       table({
-        mirrors: v.array(
-          v.pipe(v.string(mirrorText), v.regex(/^https?:\/\/[^\s/@]+(\/\S*)?$/, mirrorText)),
-          "a list of URLs",
-        ),
+        mirrors: v.array(v.pipe(v.string(mirrorText), v.check(isMirror, mirrorText)), "a list of URLs"),
       }),
       "a table of registries",
     ),
@@ -110,7 +137,8 @@ function configError(where: string, why: string, cause?: unknown): TinderboxErro
 }
 
 function shownValue(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+  // JSON has no nan.
+  const text = typeof value === "number" ? String(value) : (JSON.stringify(value) ?? String(value));
   return text.length > 100 ? `${text.slice(0, 100)}...` : text;
 }
 
@@ -130,9 +158,10 @@ function parseText(text: string, file: string): FileConfig {
     const [what] = cause.message.split("\n");
     throw configError(`${file}:${cause.line}:${cause.column}`, what ?? "not TOML", cause);
   }
-  const result = v.safeParse(fileSchema, raw, { abortEarly: true });
+  const result = v.safeParse(fileSchema, raw);
   if (result.success) return result.output;
-  const [issue] = result.issues;
+  // A key that is misspelt is missing too: the former helps more.
+  const issue = result.issues.find(({ expected }) => expected === "never") ?? result.issues[0];
   const key = keyOf(issue.path ?? []);
   const value =
     issue.received === "undefined" || issue.expected === "never" ? "" : `${shownValue(issue.input)}: `;
@@ -151,12 +180,22 @@ function checkFiles(runtime: RuntimeConfig, file: string): void {
       ? { path: runtime.path }
       : { vmm: runtime.vmm, kernel: runtime.kernel, initrd: runtime.initrd };
   for (const [key, path] of Object.entries(paths)) {
-    if (path.startsWith("/") && !existsSync(path)) {
+    if (!path.startsWith("/")) continue;
+    const info = statSync(path, { throwIfNoEntry: false });
+    const isProgram = key === "path" || key === "vmm";
+    const why =
+      info === undefined
+        ? "no such file"
+        : !info.isFile()
+          ? "not a file"
+          : isProgram && (info.mode & 0o111) === 0
+            ? "not a program: it is not executable"
+            : undefined;
+    if (why !== undefined)
       throw configError(
         `${file}: ${keyOf([{ key: "runtimes" }, { key: runtime.name }, { key }])}`,
-        `${path}: no such file`,
+        `${shownValue(path)}: ${why}`,
       );
-    }
   }
 }
 
@@ -181,6 +220,11 @@ export function parseConfig(text: string, file: string): DaemonConfig {
   const state = given.state ?? defaultConfig.state;
   if (root === state)
     throw configError(`${file}: state`, `${shownValue(state)}: a directory other than root`);
+  if (root.startsWith(`${state}/`))
+    throw configError(
+      `${file}: root`,
+      `${shownValue(root)}: a directory outside state, which a reboot empties`,
+    );
   return {
     root,
     state,

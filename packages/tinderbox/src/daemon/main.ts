@@ -38,10 +38,21 @@ async function notifySystemd(logger: Logger): Promise<void> {
     logger.warn("systemd could not be told that we are ready");
 }
 
+function makeDirectory(name: string, path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    const { message } = TinderboxError.from(cause);
+    throw new TinderboxError("CONFIG", `--${name} or ${name}: ${JSON.stringify(path)}: ${message}`, {
+      cause,
+    });
+  }
+}
+
 async function serve(options: DaemonOptions): Promise<void> {
   const logger = createLogger({ level: options.logLevel, format: options.logFormat });
   const config = withOverrides(loadConfig(options.config), options);
-  for (const directory of [config.root, config.state]) mkdirSync(directory, { recursive: true, mode: 0o700 });
+  for (const name of ["root", "state"] as const) makeDirectory(name, config[name]);
   using _lock = lockRoot(config.root);
   process.on("uncaughtException", (cause) => {
     // The next daemon finds the pods again; going on with broken state would be worse.

@@ -84,11 +84,13 @@ export class LayerTree {
       this.#whiteOut(layer, parents, name);
       return;
     }
-    const inode = entry.kind === "link" ? this.#linked(entry) : { layer, index, entry };
     const chain = this.#walk(parents, layer, true, entry.name);
     const parent = chain?.at(-1);
     if (parent === undefined) throw malformed(`layer entry ${shown(entry.name)} has no directory to be in`);
     const before = parent.children.get(name);
+    // What is replaced is gone before a link is made: it cannot be its own target.
+    if (entry.kind === "link") parent.children.delete(name);
+    const inode = entry.kind === "link" ? this.#linked(entry) : { layer, index, entry };
     const children = isDirectory(before) ? before.children : new Map<string, Node>();
     // Overlay would take this device for a whiteout: it shows nothing at all in its place.
     const isWhiteoutDevice =
