@@ -77,7 +77,7 @@ function oneImage(image: Image, holders: Set<string>): ImageService {
   const refuse = async (): Promise<never> => Promise.reject(new Error("not part of this test"));
   return {
     pull: refuse,
-    importPath: refuse,
+    importLocal: refuse,
     get: (reference) => (reference === image.id || image.repoTags.includes(reference) ? image : undefined),
     list: () => [image],
     remove: refuse,

@@ -1,13 +1,37 @@
 /** `tinderbox pull` and `tinderbox images`. */
+import { resolve } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
-import { type GlobalOptions, withDaemon } from "./cri-clients.ts";
+import { parseLocalSource } from "../image/local-source.ts";
+import { type CriClients, type GlobalOptions, withDaemon } from "./cri-clients.ts";
 import { formatBytes, formatTable, printJson, shortId } from "./output.ts";
 
-export async function pullImage(options: GlobalOptions, image: string): Promise<void> {
-  const id = await withDaemon(options, async ({ images }) => {
-    const pulled = await images.callUnary("pullImage", { image: { image, userSpecifiedImage: image } });
-    return pulled.imageRef;
-  });
+export type PullOptions = {
+  /** What an image from files shall be called */
+  readonly name?: string;
+};
+
+/** Brings an image to the node, from a registry or, by a transport's name in front, from files here; its id. */
+export async function bringImage(
+  clients: Pick<CriClients, "images" | "imports">,
+  image: string,
+  options: PullOptions & { readonly signal?: AbortSignal },
+): Promise<string> {
+  const { name, signal } = options;
+  const call = signal === undefined ? {} : { signal };
+  const local = parseLocalSource(image);
+  if (local !== undefined) {
+    // The daemon has a working directory of its own.
+    const source = { ...local, path: resolve(local.path) };
+    return (await clients.imports.callUnary("import", { ...source, name: name ?? "" }, call)).id;
+  }
+  if (name !== undefined)
+    throw new TinderboxError("INVALID", `--name ${name}: only an image from files can get a name`);
+  const request = { image: { image, userSpecifiedImage: image } };
+  return (await clients.images.callUnary("pullImage", request, call)).imageRef;
+}
+
+export async function pullImage(options: GlobalOptions, image: string, pull: PullOptions): Promise<void> {
+  const id = await withDaemon(options, (clients) => bringImage(clients, image, pull));
   if (options.json) printJson({ image, id });
   else process.stdout.write(`${id}\n`);
 }

@@ -4,6 +4,7 @@ import { errorTable, TinderboxError } from "../base/errors.ts";
 import type { GlobalOptions } from "./cri-clients.ts";
 import type { ExecOptions } from "./exec.ts";
 import type { GuestBuildOptions } from "./guest-build.ts";
+import type { PullOptions } from "./images.ts";
 import type { LogsOptions } from "./logs.ts";
 import type { RunOptions } from "./pod-request.ts";
 
@@ -31,6 +32,9 @@ Examples:
 
 const globals = (): GlobalOptions => program.opts();
 
+const imageArgument =
+  "REGISTRY/NAME:TAG, NAME for docker.io/library/NAME:latest, oci:DIRECTORY[:TAG], oci-archive:FILE or docker-archive:FILE";
+
 const repeated = (value: string, before: readonly string[]): readonly string[] => [...before, value];
 
 program
@@ -47,7 +51,7 @@ program
   .option("--pull <policy>", "missing, always or never", "missing")
   .option("--timing", "say how long it took, on standard error", false)
   .option("-q, --quiet", "no progress on standard error", false)
-  .argument("<image>", "REGISTRY/NAME:TAG, or NAME for docker.io/library/NAME:latest")
+  .argument("<image>", imageArgument)
   .argument("[command...]", "arguments of the image's entrypoint, or the command; after --")
   .addHelpText(
     "after",
@@ -63,9 +67,21 @@ Examples:
   );
 program
   .command("pull")
-  .description("pull an image through the daemon")
-  .argument("<image>", "REGISTRY/NAME:TAG, or NAME for docker.io/library/NAME:latest")
-  .action(async (image: string) => (await import("./images.ts")).pullImage(globals(), image));
+  .description("bring an image to the daemon, from a registry or from files")
+  .option("--name <name>", "what an image from files shall be called (default: as it calls itself)")
+  .argument("<image>", imageArgument)
+  .addHelpText(
+    "after",
+    `
+Examples:
+  tinderbox pull alpine
+  tinderbox pull oci:./layout:v1                an OCI image layout, a directory
+  tinderbox pull oci-archive:image.tar          the same in a tar archive
+  tinderbox pull docker-archive:saved.tar.gz    what docker save writes`,
+  )
+  .action(async (image: string, options: PullOptions) =>
+    (await import("./images.ts")).pullImage(globals(), image, options),
+  );
 program
   .command("logs")
   .description("print a container's log")

@@ -1,8 +1,10 @@
 /** `tinderbox run`: one container in a pod of its own, as `docker run` has it; its exit status is ours. */
 import { performance } from "node:perf_hooks";
 import { TinderboxError } from "../base/errors.ts";
+import { parseLocalSource } from "../image/local-source.ts";
 import { ContainerEventType, ContainerState } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { type CriClients, type GlobalOptions, withDaemon } from "./cri-clients.ts";
+import { bringImage } from "./images.ts";
 import { printJson } from "./output.ts";
 import { type PodRequest, podRequest, type RunOptions } from "./pod-request.ts";
 import { isListening, withPrivateDaemon } from "./private-daemon.ts";
@@ -14,29 +16,34 @@ function note(options: RunOptions, text: string): void {
   if (!options.quiet) process.stderr.write(`${text}\n`);
 }
 
+/** Brings the image when it has to be; the name by which the daemon has it. */
 async function pullIfNeeded(
   clients: CriClients,
   image: string,
   options: RunOptions,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<string> {
   const policy = options.pull;
   if (policy !== "missing" && policy !== "always" && policy !== "never")
     throw new TinderboxError("INVALID", `--pull ${policy}: missing, always or never`);
-  if (policy !== "always") {
+  const isLocal = parseLocalSource(image) !== undefined;
+  if (isLocal && policy === "never")
+    throw new TinderboxError("INVALID", `--pull never: ${image} is read from its files each time`);
+  if (policy !== "always" && !isLocal) {
     const { image: present } = await clients.images.callUnary(
       "imageStatus",
       { image: { image } },
       { signal },
     );
-    if (present !== undefined) return;
+    if (present !== undefined) return image;
     if (policy === "never")
       throw new TinderboxError("NOT_FOUND", `image ${image} is not on this node`, {
         hint: `tinderbox pull ${image}`,
       });
   }
   note(options, `pulling ${image}`);
-  await clients.images.callUnary("pullImage", { image: { image, userSpecifiedImage: image } }, { signal });
+  const id = await bringImage(clients, image, { signal });
+  return isLocal ? id : image;
 }
 
 /** The exit codes of containers that stop from now on. */
@@ -116,13 +123,13 @@ async function runInPod(
 async function runWith(
   clients: CriClients,
   image: string,
-  request: PodRequest,
+  command: readonly string[],
   options: RunOptions,
   globals: GlobalOptions,
   signal: AbortSignal,
 ): Promise<number> {
   const began = performance.now();
-  await pullIfNeeded(clients, image, options, signal);
+  const request = podRequest(await pullIfNeeded(clients, image, options, signal), command, options);
   const pulled = performance.now();
   const { podSandboxId } = await clients.runtime.callUnary(
     "runPodSandbox",
@@ -172,7 +179,8 @@ export async function run(
 ): Promise<void> {
   if (options.detach && (options.tty || options.interactive))
     throw new TinderboxError("INVALID", "--detach: cannot be used with --tty or --interactive");
-  const request = podRequest(image, command, options);
+  // What is wrong with the flags is said before anything is started.
+  podRequest(image, command, options);
   const stop = new AbortController();
   let endedBy: NodeJS.Signals | undefined;
   const onSignal = (name: NodeJS.Signals): void => {
@@ -182,7 +190,7 @@ export async function run(
   for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(name, onSignal);
   const withSocket = (socket: string): Promise<number> =>
     withDaemon({ ...globals, socket }, (clients) =>
-      runWith(clients, image, request, options, globals, stop.signal),
+      runWith(clients, image, command, options, globals, stop.signal),
     );
   try {
     if (await isListening(globals.socket)) process.exitCode = await withSocket(globals.socket);

@@ -10,30 +10,58 @@ const absolute = v.pipe(
   v.regex(/^\/(?!$)[^\0]*$/, "an absolute path other than /"),
   v.check((path) => !path.split("/").includes(".."), "a path without `..`"),
 );
-const fileOrEmpty = v.union([v.literal(""), absolute], 'an absolute path, or ""');
-const runtimeName = v.pipe(
-  v.string(),
-  v.regex(
-    /^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/,
-    "a name of lower-case letters, digits, dots and hyphens, as RuntimeClass has them",
-  ),
-);
+/** One of `words`, or an absolute path. */
+const wordOrPath = (words: readonly string[], allowed: string) =>
+  v.pipe(
+    v.string(allowed),
+    v.check((text) => words.includes(text) || v.is(absolute, text), allowed),
+  );
+const fileOrEmpty = wordOrPath([""], 'an absolute path, or ""');
+const nameText = "a name of lower-case letters, digits, dots and hyphens, as RuntimeClass has them";
+const runtimeName = v.pipe(v.string(nameText), v.regex(/^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/, nameText));
 const count = (min: number, max: number) => {
   const allowed = `a whole number from ${min} to ${max}`;
   return v.pipe(v.number(allowed), v.integer(allowed), v.minValue(min, allowed), v.maxValue(max, allowed));
 };
 
+/** How many letters to change, add or take away to make one word of the other. */
+function editDistance(from: string, to: string): number {
+  let row = Array.from({ length: to.length + 1 }, (_, n) => n);
+  for (const [n, letter] of [...from].entries()) {
+    const next = [n + 1];
+    for (const [m, other] of [...to].entries())
+      next.push(
+        Math.min((row[m] ?? 0) + (letter === other ? 0 : 1), (row[m + 1] ?? 0) + 1, (next[m] ?? 0) + 1),
+      );
+    row = next;
+  }
+  return row[to.length] ?? 0;
+}
+
+/** The key that was meant, if one is near. */
+function suggestion(key: string, known: readonly string[]): string {
+  const distance = (word: string): number => editDistance(key.slice(0, 64).toLowerCase(), word);
+  const [nearest] = known.toSorted((a, b) => distance(a) - distance(b));
+  return nearest !== undefined && distance(nearest) <= 3 ? `did you mean ${nearest}? ` : "";
+}
+
 /** A table that says which keys it knows when it meets another one. */
 function table<const E extends v.ObjectEntries>(entries: E) {
+  const known = Object.keys(entries);
   return v.strictObject(entries, (issue) => {
-    if (issue.expected === "never") return `unknown key; known here: ${Object.keys(entries).join(", ")}`;
+    if (issue.expected === "never")
+      return `unknown key; ${suggestion(String(issue.input), known)}known here: ${known.join(", ")}`;
     return issue.received === "undefined" ? "this key must be there" : "a table";
   });
 }
 
 const programText = "a program's name or absolute path";
 const vmmText = '"auto", "firecracker", "firecracker-qemu" or an absolute path';
-const mirrorText = "an http:// or https:// URL without credentials";
+const mirrorText = "an http:// or https:// URL without credentials or a query";
+
+function isMirror(text: string): boolean {
+  return /^https?:\/\/[^\s/@?#]+(\/[^\s?#]*)?$/.test(text) && URL.canParse(text);
+}
 
 const metricsText =
   'an absolute path of a unix socket, a loopback address with a port ("127.0.0.1:9745"), or "" for none';
@@ -55,10 +83,7 @@ const ociRuntime = table({
 });
 const microVmRuntime = table({
   type: v.literal("microvm"),
-  vmm: v.optional(
-    v.union([v.picklist(["auto", "firecracker", "firecracker-qemu"]), absolute], vmmText),
-    "auto",
-  ),
+  vmm: v.optional(wordOrPath(["auto", "firecracker", "firecracker-qemu"], vmmText), "auto"),
   kernel: v.optional(fileOrEmpty, ""),
   initrd: v.optional(fileOrEmpty, ""),
   boot_args: v.optional(
@@ -93,20 +118,22 @@ export const fileSchema = table({
     ),
   ),
   cni: v.optional(
-    table({
-      conf_dir: v.optional(absolute),
-      bin_dirs: v.optional(v.pipe(v.array(absolute, "a list of paths"), v.minLength(1, "at least one path"))),
-    }),
+    v.pipe(
+      v.custom<object>((value) => typeof value === "object" && !Array.isArray(value), "a table"),
+      table({
+        conf_dir: v.optional(absolute),
+        bin_dirs: v.optional(
+          v.pipe(v.array(absolute, "a list of paths"), v.minLength(1, "at least one path")),
+        ),
+      }),
+    ),
   ),
   metrics: v.optional(table({ listen: v.optional(metricsListen) })),
   registries: v.optional(
     v.record(
       v.pipe(v.string(), v.regex(/^[a-z0-9.-]+(:\d{1,5})?$/i, "a registry's host, maybe with a port")),
       table({
-        mirrors: v.array(
-          v.pipe(v.string(mirrorText), v.regex(/^https?:\/\/[^\s/@]+(\/\S*)?$/, mirrorText)),
-          "a list of URLs",
-        ),
+        mirrors: v.array(v.pipe(v.string(mirrorText), v.check(isMirror, mirrorText)), "a list of URLs"),
       }),
       "a table of registries",
     ),

@@ -52,7 +52,7 @@ const faults: readonly (readonly [string, string, RegExp])[] = [
   [
     "an unknown key is named with the known ones",
     'rot = "/a"',
-    /^f: rot: .*unknown key; known here: root, state, listen/,
+    /^f: rot: .*unknown key; did you mean root\? known here: root, state, listen/,
   ],
   [
     "an unknown key of a runtime",
@@ -80,7 +80,7 @@ const faults: readonly (readonly [string, string, RegExp])[] = [
   [
     "a kernel that is not there",
     '[runtimes.crun]\ntype = "microvm"\nkernel = "/none"',
-    /^f: runtimes\.crun\.kernel: \/none: no such file/,
+    /^f: runtimes\.crun\.kernel: "\/none": no such file/,
   ],
   [
     "a mirror that is no URL",

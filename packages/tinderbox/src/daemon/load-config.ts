@@ -4,7 +4,7 @@
  * table replaces the default runtimes as a whole. A drop-in (FILE.d/NAME.toml, in the order of their names) replaces the keys
  * that it has; of `runtimes` and `registries` it replaces or adds single ones.
  */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
@@ -18,7 +18,8 @@ function configError(where: string, why: string, cause?: unknown): TinderboxErro
 }
 
 function shownValue(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
+  // JSON has no nan.
+  const text = typeof value === "number" ? String(value) : (JSON.stringify(value) ?? String(value));
   return text.length > 100 ? `${text.slice(0, 100)}...` : text;
 }
 
@@ -38,13 +39,14 @@ function parseText(text: string, file: string): FileConfig {
     const [what] = cause.message.split("\n");
     throw configError(`${file}:${cause.line}:${cause.column}`, what ?? "not TOML", cause);
   }
-  const result = v.safeParse(fileSchema, raw, { abortEarly: true });
+  const result = v.safeParse(fileSchema, raw);
   if (result.success) {
     for (const [name, runtime] of Object.entries(result.output.runtimes ?? {}))
       checkFiles(runtimeOf(name, runtime), file);
     return result.output;
   }
-  const [issue] = result.issues;
+  // A key that is misspelt is missing too: the former helps more.
+  const issue = result.issues.find(({ expected }) => expected === "never") ?? result.issues[0];
   const key = keyOf(issue.path ?? []);
   const value =
     issue.received === "undefined" || issue.expected === "never" ? "" : `${shownValue(issue.input)}: `;
@@ -63,12 +65,22 @@ function checkFiles(runtime: RuntimeConfig, file: string): void {
       ? { path: runtime.path }
       : { vmm: runtime.vmm, kernel: runtime.kernel, initrd: runtime.initrd };
   for (const [key, path] of Object.entries(paths)) {
-    if (path.startsWith("/") && !existsSync(path)) {
+    if (!path.startsWith("/")) continue;
+    const info = statSync(path, { throwIfNoEntry: false });
+    const isProgram = key === "path" || key === "vmm";
+    const why =
+      info === undefined
+        ? "no such file"
+        : !info.isFile()
+          ? "not a file"
+          : isProgram && (info.mode & 0o111) === 0
+            ? "not a program: it is not executable"
+            : undefined;
+    if (why !== undefined)
       throw configError(
         `${file}: ${keyOf([{ key: "runtimes" }, { key: runtime.name }, { key }])}`,
-        `${path}: no such file`,
+        `${shownValue(path)}: ${why}`,
       );
-    }
   }
 }
 
@@ -99,6 +111,11 @@ function build(given: FileConfig, file: string): DaemonConfig {
   const state = given.state ?? defaultConfig.state;
   if (root === state)
     throw configError(`${file}: state`, `${shownValue(state)}: a directory other than root`);
+  if (root.startsWith(`${state}/`))
+    throw configError(
+      `${file}: root`,
+      `${shownValue(root)}: a directory outside state, which a reboot empties`,
+    );
   return {
     root,
     state,

@@ -19,8 +19,15 @@ function withOverrides(config: DaemonConfig, options: DaemonOptions): DaemonConf
 }
 
 /** What containers are given, secrets too, is kept below it: for root only, also where somebody made it before (CVE-2021-41103). */
-function makePrivate(directory: string, logger: Logger): void {
-  mkdirSync(directory, { recursive: true, mode: 0o700 });
+function makePrivate(name: "root" | "state", directory: string, logger: Logger): void {
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    const { message } = TinderboxError.from(cause);
+    throw new TinderboxError("CONFIG", `--${name} or ${name}: ${JSON.stringify(directory)}: ${message}`, {
+      cause,
+    });
+  }
   const mode = statSync(directory).mode & 0o777;
   if ((mode & 0o77) === 0) return;
   chmodSync(directory, 0o700);
@@ -43,7 +50,7 @@ async function serve(options: DaemonOptions): Promise<void> {
   const defaultLevel = options.logLevel ?? "info";
   const threshold: LogThreshold = { level: options.logLevel ?? config.logLevel ?? defaultLevel };
   const logger = createLogger({ level: threshold, format: options.logFormat });
-  for (const directory of [config.root, config.state]) makePrivate(directory, logger);
+  for (const name of ["root", "state"] as const) makePrivate(name, config[name], logger);
   using _lock = lockRoot(config.root);
   process.on("uncaughtException", (cause) => {
     // The next daemon finds the pods again; going on with broken state would be worse.

@@ -7,10 +7,12 @@ import { openStreamingServer } from "../cri/streaming/streaming-server.ts";
 import { openEngine } from "../engine/engine.ts";
 import { openImageService } from "../image/image-service.ts";
 import { createNetworkService } from "../network/network-service.ts";
-import { closeGrpc, listenGrpc } from "../rpc/grpc-service.ts";
+import { Images } from "../rpc/gen/tinderbox/images/v1/images_pb.ts";
+import { addGrpcService, closeGrpc, listenGrpc } from "../rpc/grpc-service.ts";
 import type { SandboxFactory } from "../sandbox/contract.ts";
 import { createHostSandboxFactory } from "../sandbox/host/host-sandbox.ts";
 import type { DaemonConfig, RuntimeConfig } from "./config.ts";
+import { importCalls } from "./import-service.ts";
 import { startMetricsServer } from "./metrics-server.ts";
 import { createMicrovmFactory } from "./microvm-factory.ts";
 import { prepareSocketPath, withPrivateSocket } from "./socket-path.ts";
@@ -86,6 +88,7 @@ export async function startDaemon(config: DaemonConfig, logger: Logger): Promise
       configJson: describe(config),
       ...(metrics === undefined ? {} : { observe: metrics.observe }),
     });
+    addGrpcService(server, Images, importCalls(images), logger);
     undo.defer("close the CRI socket", () => closeGrpc(server, graceMs));
     await withPrivateSocket(config.listen, () => listenGrpc(server, config.listen));
     return undo;

@@ -1,7 +1,7 @@
 /** RunPodSandbox: name, journal, network, sandbox, ready; and the undoing of each when a later one fails. */
-import { mkdir, readFile, rm } from "node:fs/promises";
+import { mkdir, readFile, rm, rmdir } from "node:fs/promises";
 import { hostname } from "node:os";
-import { isAbsolute, join, normalize } from "node:path";
+import { dirname, isAbsolute, join, normalize } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
 import type { PodNetwork } from "../network/contract.ts";
 import type { SandboxFactory, SandboxSpec } from "../sandbox/contract.ts";
@@ -129,6 +129,18 @@ export async function cleanPod(state: EngineState, entry: PodEntry): Promise<voi
   await state.parts.network.tearDown(pod.id);
 }
 
+/** Removes directories that we made, from `path` up to `top`, as long as nobody has put anything there. */
+async function removeEmpty(path: string, top: string): Promise<void> {
+  for (let at = path; at.startsWith(top); at = dirname(at))
+    if (
+      !(await rmdir(at).then(
+        () => true,
+        () => false,
+      ))
+    )
+      return;
+}
+
 async function start(state: EngineState, config: PodConfig, factory: SandboxFactory): Promise<Pod> {
   const id = newId();
   cgroupPathOf(config, id);
@@ -139,8 +151,10 @@ async function start(state: EngineState, config: PodConfig, factory: SandboxFact
     sandbox: undefined,
   };
   state.savePod(entry, {});
+  const logs = logDirectoryOf(state, config, id);
+  let madeLogs: string | undefined;
   try {
-    await mkdir(logDirectoryOf(state, config, id), { recursive: true, mode: 0o700 });
+    madeLogs = await mkdir(logs, { recursive: true, mode: 0o700 });
     const network =
       config.namespaces.network === "pod"
         ? await state.parts.network.setUp(
@@ -167,8 +181,8 @@ async function start(state: EngineState, config: PodConfig, factory: SandboxFact
   } catch (cause) {
     try {
       await cleanPod(state, entry);
-      if (config.logDirectory === "")
-        await rm(logDirectoryOf(state, config, id), { recursive: true, force: true });
+      if (config.logDirectory === "") await rm(logs, { recursive: true, force: true });
+      else if (madeLogs !== undefined) await removeEmpty(logs, madeLogs);
       state.store.deletePod(id);
     } catch (failure) {
       // The row stays: the next start of the daemon tries again.

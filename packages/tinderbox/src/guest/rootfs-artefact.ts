@@ -1,6 +1,6 @@
 /**
  * `rootfs.ext4` beside a guest's kernel, from what a person names: `busybox`, `debian:SUITE`, a tar archive, or an image
- * of a registry. What it was made of is written beside it, so the same source is not made twice.
+ * of a registry or on disk. What it was made of is written beside it, so the same source is not made twice.
  */
 import { createHash } from "node:crypto";
 import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
@@ -9,6 +9,7 @@ import { TinderboxError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import { writeFileAtomic } from "../base/write-file.ts";
 import { openImageService } from "../image/image-service.ts";
+import { parseLocalSource } from "../image/local-source.ts";
 import { packageCacheDirectory } from "./build-guest.ts";
 import { buildRootfs, type RootfsSource } from "./build-rootfs.ts";
 import type { GuestProgress } from "./guest-progress.ts";
@@ -19,7 +20,7 @@ const recipeVersion = 1;
 
 /** What `buildRootfsArtefact` is asked for. */
 export type RootfsArtefactOptions = {
-  /** `busybox`, `debian:SUITE`, the path of a tar archive (it has a `/`), or an image reference */
+  /** `busybox`, `debian:SUITE`, the path of a tar archive (it has a `/`), or an image as `tinderbox pull` takes it */
   readonly source: string;
   /** The file is `rootfs.ext4` in here */
   readonly outputDir: string;
@@ -70,7 +71,10 @@ async function withSource<T>(
       logger: createLogger({ level: "warn", format: "text" }),
     });
     options.onProgress?.({ step: "rootfs", message: `pulling ${source}` });
-    const image = await images.pull(source, signal ? { signal } : {});
+    const local = parseLocalSource(source);
+    const image = local
+      ? await images.importLocal({ ...local, path: resolve(local.path) }, "", signal ? { signal } : {})
+      : await images.pull(source, signal ? { signal } : {});
     try {
       return await use({ kind: "squashfs", path: image.blockPath }, image.id);
     } finally {

@@ -2,25 +2,37 @@
 import { spawn } from "node:child_process";
 import { open, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
+import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { pack } from "tar-stream";
 import { errnoOf, TinderboxError } from "../base/errors.ts";
 import { syncDirectory } from "../base/write-file.ts";
-import { defaultMergeLimits, type LayerFile, type Merged, mergeLayers } from "./layer-merge.ts";
+import {
+  defaultMergeLimits,
+  type LayerFile,
+  type Merged,
+  type MergeLimits,
+  mergeLayers,
+} from "./layer-merge.ts";
 
 /** Makes `output` (whole or absent) from `layers`, bottom first. @throws IMAGE_MALFORMED, IMAGE_DIGEST, TOOL_MISSING, TOOL_FAILED */
 export async function makeBlockImage(
   layers: readonly LayerFile[],
   output: string,
   signal: AbortSignal,
+  limits: MergeLimits = defaultMergeLimits,
 ): Promise<Merged & { sizeBytes: number }> {
   const temporary = `${output}.${process.pid}.tmp`;
   const stop = new AbortController();
   const either = AbortSignal.any([signal, stop.signal]);
-  const tar = pack();
   try {
-    // sqfstar of squashfs-tools 4.5 takes its options after the image's name only.
-    const tool = spawn("sqfstar", [temporary, "-comp", "lz4", "-no-progress", "-quiet", "-all-time", "0"], {
+    const merge = await mergeLayers(layers, limits, signal);
+    const { mode, uid, gid } = merge.root;
+    const root = ["-root-mode", mode.toString(8), "-root-uid", String(uid), "-root-gid", String(gid)];
+    // What follows the file's name would be names to leave out.
+    const options = ["-comp", "lz4", "-no-progress", "-quiet", ...root, temporary];
+    const tool = spawn("sqfstar", options, {
+      // The root directory's time would be now: no time is later than the latest in the image.
+      env: { ...process.env, SOURCE_DATE_EPOCH: String(merge.latestTime) },
       stdio: ["pipe", "ignore", "pipe"],
       signal: either,
     });
@@ -43,8 +55,11 @@ export async function makeBlockImage(
         else reject(new TinderboxError("TOOL_FAILED", `sqfstar: exit status ${code}: ${said.trim()}`));
       });
     });
-    const merged = mergeLayers(layers, tar, defaultMergeLimits, either);
-    const fed = pipeline(tar, tool.stdin).catch((cause) => {
+    let result: Merged | undefined;
+    const merged = async function* (): AsyncGenerator<Buffer> {
+      result = yield* merge.tar();
+    };
+    const fed = pipeline(Readable.from(merged(), { objectMode: false }), tool.stdin).catch((cause) => {
       // sqfstar's own message says why it stopped reading.
       if (errnoOf(cause) !== "EPIPE" && errnoOf(cause) !== "ERR_STREAM_PREMATURE_CLOSE") throw cause;
     });
@@ -52,9 +67,8 @@ export async function makeBlockImage(
     const guard = (cause: unknown): void => {
       failure ??= cause;
       stop.abort();
-      tar.destroy();
     };
-    const [result] = await Promise.all([merged.catch(guard), fed.catch(guard), ended.catch(guard)]);
+    await Promise.all([fed.catch(guard), ended.catch(guard)]);
     signal.throwIfAborted();
     if (failure !== undefined || !result) throw TinderboxError.from(failure);
     const file = await open(temporary, "r");
@@ -69,7 +83,6 @@ export async function makeBlockImage(
     await syncDirectory(dirname(output));
     return { ...result, sizeBytes };
   } catch (cause) {
-    tar.destroy();
     await rm(temporary, { force: true });
     throw cause;
   }

@@ -1,5 +1,5 @@
 /** What the rest of the node software knows of images. `image/image-service.ts` implements it. */
-import type { Readable } from "node:stream";
+import type { LocalSource } from "./local-source.ts";
 
 /** `sha256:` and 64 hex digits. */
 export type Digest = string & { readonly __brand: "Digest" };
@@ -68,8 +68,11 @@ export type ImageFsUsage = {
 export type ImageService = {
   /** Pulls by tag, digest or both. @throws IMAGE_REFERENCE, REGISTRY, REGISTRY_AUTH, IMAGE_DIGEST, IMAGE_MALFORMED, IMAGE_PLATFORM, NOT_FOUND */
   pull(reference: string, options?: PullOptions): Promise<Image>;
-  /** Imports from an OCI layout directory, an OCI archive or a docker archive (tar, maybe gzip) under `name`. */
-  importPath(path: string, name: string, options?: PullOptions): Promise<Image>;
+  /**
+   * Brings an image from files on this host (local-source.ts), under `name`, or "" for what the source calls it.
+   * Only for callers who may read those files themselves. @throws as `pull`, and INVALID for a source with several images
+   */
+  importLocal(source: LocalSource, name: string, options?: PullOptions): Promise<Image>;
   /** By name, name@digest, id, or unique id prefix. */
   get(reference: string): Image | undefined;
   list(): readonly Image[];
@@ -83,6 +86,3 @@ export type ImageService = {
   usage(): Promise<ImageFsUsage>;
   close(): Promise<void>;
 };
-
-/** A layer or config blob as bytes; used between registry client and store. */
-export type BlobSource = { readonly stream: Readable; readonly sizeBytes: number };

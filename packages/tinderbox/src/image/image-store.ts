@@ -138,6 +138,11 @@ export class ImageStore {
     return fits.length === 1 && fits[0] !== undefined ? this.byId(fits[0]) : undefined;
   }
 
+  /** Of all records, also of images that have no name (any more). */
+  ids(): readonly Digest[] {
+    return [...this.#images.keys()];
+  }
+
   list(): readonly Image[] {
     return [...this.#images.keys()].flatMap((id) => this.byId(id) ?? []);
   }

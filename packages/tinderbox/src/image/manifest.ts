@@ -2,11 +2,12 @@
 import * as v from "valibot";
 import { TinderboxError } from "../base/errors.ts";
 import type { ImageConfig } from "./contract.ts";
-import type { Descriptor } from "./registry-client.ts";
+import type { Descriptor } from "./image-origin.ts";
 
 export const maxConfigBytes: number = 8 << 20;
 const maxLayers = 256;
 const maxBlobBytes = 16 * 2 ** 30;
+const maxImageBytes = 32 * 2 ** 30;
 
 const digest = v.pipe(
   v.string(),
@@ -18,6 +19,7 @@ const descriptor = v.object({
   size: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(maxBlobBytes)),
 });
 const platform = v.object({ architecture: v.string(), os: v.string() });
+export type Platform = v.InferOutput<typeof platform>;
 const index = v.object({
   manifests: v.pipe(
     v.array(v.object({ ...descriptor.entries, platform: v.optional(platform) })),
@@ -47,14 +49,21 @@ const config = v.object({
   rootfs: v.object({ diff_ids: v.pipe(v.array(digest), v.maxLength(maxLayers)) }),
 });
 
-function parse<S extends v.GenericSchema>(schema: S, bytes: Uint8Array, what: string): v.InferOutput<S> {
-  let json: unknown;
+function jsonOf(bytes: Uint8Array, what: string): unknown {
   try {
-    json = JSON.parse(Buffer.from(bytes).toString("utf8"));
+    return JSON.parse(Buffer.from(bytes).toString("utf8"));
   } catch (cause) {
     throw new TinderboxError("IMAGE_MALFORMED", `${what} is not JSON`, { cause });
   }
-  const result = v.safeParse(schema, json);
+}
+
+/** JSON of a given shape. @throws IMAGE_MALFORMED naming `what` and the key */
+export function parseJson<S extends v.GenericSchema>(
+  schema: S,
+  bytes: Uint8Array,
+  what: string,
+): v.InferOutput<S> {
+  const result = v.safeParse(schema, jsonOf(bytes, what));
   if (result.success) return result.output;
   const [issue] = result.issues;
   throw new TinderboxError("IMAGE_MALFORMED", `${what}: ${v.getDotPath(issue) ?? "it"}: ${issue.message}`);
@@ -63,18 +72,28 @@ function parse<S extends v.GenericSchema>(schema: S, bytes: Uint8Array, what: st
 /** This machine as image platforms name it. */
 export const ownArchitecture: string = process.arch === "x64" ? "amd64" : process.arch;
 
+/** What some builders write in place of the platform's name. */
+const otherNames: Readonly<Record<string, string>> = { x86_64: "amd64", "x86-64": "amd64", aarch64: "arm64" };
+
 export type Manifest = { readonly config: Descriptor; readonly layers: readonly Descriptor[] };
 
-/** An image's manifest, or the digest of the one in the index that fits this machine. */
+/** The parts by which a manifest is told from an index. */
+const shape = v.object({
+  mediaType: v.optional(v.string()),
+  manifests: v.optional(v.unknown()),
+  layers: v.optional(v.unknown()),
+});
+
+/** An image's manifest, or the digest of the one in the index that fits this machine. `served` is the Content-Type it came with. */
 export function parseManifest(
   bytes: Uint8Array,
-  mediaType: string,
+  served: string,
 ): { kind: "manifest"; manifest: Manifest } | { kind: "index"; digest: string } {
-  const text = Buffer.from(bytes.subarray(0, 1 << 20)).toString("utf8");
-  const isIndex =
-    mediaType.includes("index") ||
-    mediaType.includes("manifest.list") ||
-    (!mediaType.includes("manifest.v") && /"manifests"\s*:/.test(text));
+  const { mediaType = served, manifests, layers } = parseJson(shape, bytes, "the manifest");
+  // One reader would take it for an image, the next for an index of others.
+  if (manifests !== undefined && layers !== undefined)
+    throw new TinderboxError("IMAGE_MALFORMED", "the manifest has both layers and manifests");
+  const isIndex = manifests !== undefined;
   if (mediaType.includes("manifest.v1") && mediaType.includes("docker")) {
     throw new TinderboxError(
       "IMAGE_MALFORMED",
@@ -82,7 +101,7 @@ export function parseManifest(
     );
   }
   if (isIndex) {
-    const list = parse(index, bytes, "the image index").manifests;
+    const list = parseJson(index, bytes, "the image index").manifests;
     const fit = list.find(
       (entry) => entry.platform?.os === "linux" && entry.platform.architecture === ownArchitecture,
     );
@@ -93,7 +112,7 @@ export function parseManifest(
       `the image is not for linux/${ownArchitecture}; it is for ${has.slice(0, 500)}`,
     );
   }
-  const parsed = parse(manifest, bytes, "the image manifest");
+  const parsed = parseJson(manifest, bytes, "the image manifest");
   for (const layer of parsed.layers) {
     if (layer.mediaType.includes("foreign") || layer.mediaType.includes("nondistributable")) {
       throw new TinderboxError(
@@ -102,6 +121,12 @@ export function parseManifest(
       );
     }
   }
+  const total = parsed.layers.reduce((sum, { size }) => sum + size, 0);
+  if (total > maxImageBytes)
+    throw new TinderboxError(
+      "IMAGE_MALFORMED",
+      `the image's layers have ${total} bytes, at most ${maxImageBytes} are allowed`,
+    );
   if (parsed.config.size > maxConfigBytes)
     throw new TinderboxError("IMAGE_MALFORMED", "the image's config is over 8 MiB");
   return { kind: "manifest", manifest: parsed };
@@ -112,7 +137,7 @@ export function parseConfig(
   bytes: Uint8Array,
   layers: number,
 ): { config: ImageConfig; diffIds: readonly string[] } {
-  const parsed = parse(config, bytes, "the image's config");
+  const parsed = parseJson(config, bytes, "the image's config");
   if (parsed.rootfs.diff_ids.length !== layers) {
     throw new TinderboxError(
       "IMAGE_MALFORMED",
@@ -121,6 +146,9 @@ export function parseConfig(
   }
   if (parsed.os && parsed.os !== "linux")
     throw new TinderboxError("IMAGE_PLATFORM", `the image is for ${parsed.os}, not linux`);
+  const architecture = otherNames[parsed.architecture ?? ""] ?? parsed.architecture;
+  if (architecture && architecture !== ownArchitecture)
+    throw new TinderboxError("IMAGE_PLATFORM", `the image is for ${architecture}, not ${ownArchitecture}`);
   const c = parsed.config;
   return {
     diffIds: parsed.rootfs.diff_ids,

@@ -18,7 +18,8 @@ export type CniAttachment = {
   readonly request: PodNetworkRequest;
 };
 
-function cniArgs(request: PodNetworkRequest): string {
+/** CNI_ARGS of a pod. @throws INVALID for names that cannot be in there */
+export function cniArgs(request: PodNetworkRequest): string {
   const pairs = {
     IgnoreUnknown: "1",
     K8S_POD_NAMESPACE: request.podNamespace,

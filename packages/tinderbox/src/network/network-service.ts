@@ -8,7 +8,7 @@ import { nativeProgram } from "../base/paths.ts";
 import { run, tryRun } from "../native/run.ts";
 import { AttachmentJournal } from "./attachment-journal.ts";
 import { type CniNetwork, isObject, type JsonObject, loadCniNetwork } from "./cni-config.ts";
-import { cniAdd, cniDelete, podInterfaceName } from "./cni-runner.ts";
+import { cniAdd, cniArgs, cniDelete, podInterfaceName } from "./cni-runner.ts";
 import type { NetworkService, PodNetwork, PodNetworkRequest } from "./contract.ts";
 import { joinTap, readInterface, restoreAddresses } from "./pod-interfaces.ts";
 
@@ -99,6 +99,8 @@ class CniNetworkService implements NetworkService {
   setUp(request: PodNetworkRequest, signal: AbortSignal): Promise<PodNetwork> {
     return this.#inTurn(request.sandboxId, async () => {
       signal.throwIfAborted();
+      // Before anything is written: DEL could not be told either.
+      cniArgs(request);
       const network = await this.#load();
       if (await this.#journal.read(request.sandboxId))
         throw new TinderboxError("EXISTS", `sandbox ${request.sandboxId} has a network already`);

@@ -1,0 +1,22 @@
+/** Files that may be compressed with gzip or zstd, as streams of what is in them. */
+import { createReadStream } from "node:fs";
+import { open } from "node:fs/promises";
+import type { Readable } from "node:stream";
+import { createGunzip, createZstdDecompress } from "node:zlib";
+
+/** The file's bytes, and the steps that unpack them; told by its first bytes, as media types are often wrong. */
+export async function openCompressed(
+  path: string,
+): Promise<{ source: Readable; steps: NodeJS.ReadWriteStream[] }> {
+  const file = await open(path, "r");
+  const magic = Buffer.alloc(4);
+  try {
+    await file.read(magic, 0, 4, 0);
+  } finally {
+    await file.close();
+  }
+  const source = createReadStream(path, { highWaterMark: 256 * 1024 });
+  if (magic.readUInt16BE(0) === 0x1f8b) return { source, steps: [createGunzip()] };
+  if (magic.readUInt32LE(0) === 0xfd2fb528) return { source, steps: [createZstdDecompress()] };
+  return { source, steps: [] };
+}
