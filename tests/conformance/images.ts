@@ -85,7 +85,9 @@ const group = "root:x:0:\nnogroup:x:65534:\nwww-data:x:33:\n";
  */
 function tools(): Tree {
   const directories = "proc sys dev run root home var/run var/www usr/bin".split(" ");
-  const applets = execFileSync("chroot", [debian, "/bin/busybox", "--list"], { encoding: "utf8" }).split("\n");
+  const applets = execFileSync("chroot", [debian, "/bin/busybox", "--list"], { encoding: "utf8" }).split(
+    "\n",
+  );
   return new Map<string, Entry>([
     ...directories.map((path): [string, Entry] => [path, directory()]),
     ["tmp", directory(0o1777)],
@@ -104,7 +106,11 @@ function nginx(port: number): Tree {
   const config = `user root; worker_processes 1; pid /var/run/nginx.pid; error_log /dev/stderr; events {}
 http { access_log /dev/stdout; server { listen ${port}; root /www; } }
 `;
-  const empty = ["var/log/nginx", "var/lib/nginx", ...["body", "fastcgi", "proxy", "scgi", "uwsgi"].map((name) => `var/lib/nginx/${name}`)];
+  const empty = [
+    "var/log/nginx",
+    "var/lib/nginx",
+    ...["body", "fastcgi", "proxy", "scgi", "uwsgi"].map((name) => `var/lib/nginx/${name}`),
+  ];
   return new Map<string, Entry>([
     ...empty.map((path): [string, Entry] => [path, directory()]),
     ...program("usr/sbin/nginx"),
@@ -150,7 +156,12 @@ export async function pushConformanceImages(registry: string): Promise<void> {
   }
   const tags = ["1", "2", "3"].map((tag) => `k8s-staging-cri-tools/test-image-tags:${tag}`);
   await push(tags, sh, [named("tags")]);
-  const users = { uid: "1002", username: "www-data", "uid-group": "1003:1004", "username-group": "www-data:1004" };
+  const users = {
+    uid: "1002",
+    username: "www-data",
+    "uid-group": "1003:1004",
+    "username-group": "www-data:1004",
+  };
   for (const [name, User] of Object.entries(users)) {
     await push([`k8s-staging-cri-tools/test-image-user-${name}`], { ...sh, User }, [named(name)]);
   }
@@ -160,5 +171,10 @@ export async function pushConformanceImages(registry: string): Promise<void> {
       ["etc/group", file(`${group}default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n`)],
     ]),
   ]);
-  await push(["pause:3.9"], { Entrypoint: ["/pause"] }, [new Map([["pause", file(compiled(pause), 0o755)]])], []);
+  await push(
+    ["pause:3.9"],
+    { Entrypoint: ["/pause"] },
+    [new Map([["pause", file(compiled(pause), 0o755)]])],
+    [],
+  );
 }

@@ -6,7 +6,7 @@ export type Exceptions = ReadonlyMap<string, string>;
 
 const entities: Readonly<Record<string, string>> = { quot: '"', apos: "'", lt: "<", gt: ">", amp: "&" };
 
-function unescape(text: string): string {
+function plain(text: string): string {
   return text.replace(/&(?:#(\d+)|#x([0-9a-f]+)|(\w+));/gi, (whole, decimal, hex, name) => {
     if (name !== undefined) return entities[name] ?? whole;
     return String.fromCodePoint(decimal === undefined ? Number.parseInt(hex, 16) : Number(decimal));
@@ -18,11 +18,12 @@ export function parseJunit(xml: string): readonly SpecResult[] {
   const found: SpecResult[] = [];
   for (const [, attributes = ""] of xml.matchAll(/<testcase\s([^>]*)>/g)) {
     const attribute = (name: string): string =>
-      unescape(new RegExp(`(?:^|\\s)${name}="([^"]*)"`).exec(attributes)?.[1] ?? "");
+      plain(new RegExp(`(?:^|\\s)${name}="([^"]*)"`).exec(attributes)?.[1] ?? "");
     const name = attribute("name");
     if (!name.startsWith("[It] ") || /benchmark/i.test(name)) continue;
     const said = attribute("status");
-    const status = said === "passed" ? "passed" : said === "skipped" || said === "pending" ? "skipped" : "failed";
+    const status =
+      said === "passed" ? "passed" : said === "skipped" || said === "pending" ? "skipped" : "failed";
     found.push({ name: name.slice("[It] ".length).replace(/ \[[^\]]*\]$/, ""), status });
   }
   return found;
@@ -46,7 +47,8 @@ export function judge(
   exceptions: Exceptions,
   isWhole: boolean,
 ): { readonly summary: string; readonly faults: readonly string[] } {
-  const count = (status: SpecResult["status"]): number => results.filter((one) => one.status === status).length;
+  const count = (status: SpecResult["status"]): number =>
+    results.filter((one) => one.status === status).length;
   const faults = results.flatMap(({ name, status }) => {
     if (exceptions.has(name)) return status === "passed" ? [`passes, but is on the list: ${name}`] : [];
     if (status === "passed" || (status === "skipped" && !isWhole)) return [];

@@ -6,7 +6,7 @@ import {
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { absolutePath, choice, integer, invalid, plainText } from "./field-checks.ts";
 import { parseNamespaces } from "./namespace-modes.ts";
-import { checkProfile, checkProfileText, checkSelinux } from "./security-profiles.ts";
+import { checkSelinux, parseAppArmor, parseSeccomp } from "./security-profiles.ts";
 
 /** A uid above this turns negative, and then to root, in some runtimes. */
 const maxId = 0x7fff_ffff;
@@ -45,10 +45,6 @@ export function parseContainerSecurity(
     );
   }
   checkSelinux(`${path}.selinux_options`, context?.selinuxOptions);
-  checkProfile(`${path}.seccomp`, context?.seccomp);
-  checkProfile(`${path}.apparmor`, context?.apparmor);
-  checkProfileText(`${path}.apparmor_profile`, context?.apparmorProfile ?? "");
-  checkProfileText(`${path}.seccomp_profile_path`, context?.seccompProfilePath ?? "");
   const user = context?.runAsUser?.value;
   const group = context?.runAsGroup?.value;
   const username = plainText(`${path}.run_as_username`, context?.runAsUsername ?? "", 0, 256);
@@ -86,6 +82,8 @@ export function parseContainerSecurity(
     ),
     readonlyRootfs: context?.readonlyRootfs ?? false,
     noNewPrivs: context?.noNewPrivs ?? false,
+    seccomp: parseSeccomp(`${path}.seccomp`, context?.seccomp, context?.seccompProfilePath ?? ""),
+    appArmorProfile: parseAppArmor(`${path}.apparmor`, context?.apparmor, context?.apparmorProfile ?? ""),
     maskedPaths: (context?.maskedPaths ?? []).map((one, n) =>
       absolutePath(`${path}.masked_paths[${n}]`, one),
     ),

@@ -3,6 +3,7 @@ import type { Duplex } from "node:stream";
 import type { Digest, ImageService } from "../image/contract.ts";
 import type { PortMapping } from "../network/contract.ts";
 import type { AttachOptions, ProcessStreams } from "../sandbox/contract.ts";
+import type { SeccompChoice } from "./seccomp-profile.ts";
 
 export type NamespaceMode = "pod" | "container" | "node" | "target";
 
@@ -82,6 +83,10 @@ export type ContainerSecurity = {
   readonly supplementalGroupsPolicy: "merge" | "strict";
   readonly readonlyRootfs: boolean;
   readonly noNewPrivs: boolean;
+  /** Not applied to a privileged container */
+  readonly seccomp: SeccompChoice;
+  /** "" for none */
+  readonly appArmorProfile: string;
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
 };

@@ -10,6 +10,7 @@ import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./e
 import { newId } from "./id-index.ts";
 import { buildOciSpec, type PlaceFacts, type sentFiles } from "./oci-spec.ts";
 import { logDirectoryOf } from "./run-pod.ts";
+import { readSeccompProfile } from "./seccomp-profile.ts";
 import { signalNumber } from "./signal-number.ts";
 
 const createTimeoutMs = 4 * 60_000;
@@ -37,7 +38,7 @@ export function containerLogPath(directory: string, logPath: string): string {
   return join(resolve(directory), ...parts);
 }
 
-async function placeFacts(pod: PodEntry): Promise<PlaceFacts> {
+async function placeFacts(pod: PodEntry, { security }: ContainerConfig): Promise<PlaceFacts> {
   const { record } = pod.stored;
   if (!record) throw new TinderboxError("WRONG_STATE", `pod ${pod.stored.pod.id} has no sandbox`);
   const isHost = record.place === "host";
@@ -48,6 +49,10 @@ async function placeFacts(pod: PodEntry): Promise<PlaceFacts> {
     capabilities: isHost ? hostCapabilities() : allCapabilities,
     lowestOomScoreAdj: isHost ? Number(readFileSync("/proc/self/oom_score_adj", "utf8")) : -1000,
     hostname: record.spec.hostname,
+    seccompFile:
+      security.seccomp.kind === "file" && !security.privileged
+        ? await readSeccompProfile(security.seccomp.path)
+        : undefined,
   };
 }
 
@@ -86,7 +91,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   checkPidMode(pod, config);
   const id = newId();
   const image = imageFor(state, config);
-  const facts = await placeFacts(pod);
+  const facts = await placeFacts(pod, config);
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
   const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
   signalNumber(stopSignal);

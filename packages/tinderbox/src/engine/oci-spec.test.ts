@@ -42,6 +42,8 @@ const security: ContainerSecurity = {
   supplementalGroupsPolicy: "merge",
   readonlyRootfs: false,
   noNewPrivs: false,
+  seccomp: { kind: "unconfined" },
+  appArmorProfile: "",
   maskedPaths: [],
   readonlyPaths: [],
 };
@@ -104,6 +106,7 @@ const facts: PlaceFacts = {
   capabilities: allCapabilities,
   lowestOomScoreAdj: -5,
   hostname: "h",
+  seccompFile: undefined,
 };
 
 const build = (change: Partial<ContainerConfig>, other: Partial<PlaceFacts> = {}): BuiltSpec =>

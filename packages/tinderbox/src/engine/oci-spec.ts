@@ -10,6 +10,7 @@ import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { allHostDevices, type OciDevice, requestedDevice } from "./host-devices.ts";
 import { ociMounts } from "./oci-mounts.ts";
 import { ociResources } from "./oci-resources.ts";
+import { defaultSeccomp } from "./seccomp-profile.ts";
 
 /** What the spec depends on beside the request. */
 export type PlaceFacts = {
@@ -20,6 +21,8 @@ export type PlaceFacts = {
   /** No process of ours may have a lower one without the right to */
   readonly lowestOomScoreAdj: number;
   readonly hostname: string;
+  /** `linux.seccomp` from the file that the request names, when it names one */
+  readonly seccompFile: object | undefined;
 };
 
 export type OciProcess = {
@@ -96,6 +99,8 @@ function refuseForMicrovm(config: ContainerConfig): void {
   if (config.security.ipc === "node") refuse("namespace_options.ipc", "NODE");
   const [mount] = config.mounts;
   if (mount) refuse("mounts.host_path", JSON.stringify(mount.hostPath));
+  if (config.security.appArmorProfile !== "")
+    refuse("apparmor", JSON.stringify(config.security.appArmorProfile));
   const [device] = config.devices;
   if (device) refuse("devices.host_path", JSON.stringify(device.hostPath));
 }
@@ -121,6 +126,12 @@ function deviceRules(config: ContainerConfig, devices: readonly OciDevice[]): re
       access: config.devices[n]?.permissions || "rwm",
     })),
   ];
+}
+
+function seccompOf(config: ContainerConfig, facts: PlaceFacts, capabilities: readonly string[]): object {
+  const { privileged, seccomp } = config.security;
+  if (privileged || seccomp.kind === "unconfined") return {};
+  return { seccomp: seccomp.kind === "file" ? facts.seccompFile : defaultSeccomp(capabilities) };
 }
 
 /** Names of the files that go along, and where they appear. */
@@ -155,13 +166,17 @@ export function buildOciSpec(
     : propagations.has("rslave")
       ? "rslave"
       : "rprivate";
+  const capabilities = capabilitySet(security, facts.capabilities);
   const process: OciProcess = {
     terminal: config.tty,
     user: { uid: user.uid, gid: user.gid, additionalGids: user.supplementalGroups },
     args: processArgs(config, image),
     env: processEnv(config, image, facts.hostname),
     cwd: config.workingDir || image.config.workingDir || "/",
-    capabilities: capabilitySet(security, facts.capabilities),
+    capabilities,
+    ...(security.appArmorProfile === "" || security.privileged
+      ? {}
+      : { apparmorProfile: security.appArmorProfile }),
     noNewPrivileges: security.noNewPrivs,
     oomScoreAdj: Math.max(config.resources.oomScoreAdj, facts.lowestOomScoreAdj),
   };
@@ -179,6 +194,7 @@ export function buildOciSpec(
       rootfsPropagation: propagation,
       maskedPaths: security.privileged ? [] : security.maskedPaths,
       readonlyPaths: security.privileged ? [] : security.readonlyPaths,
+      ...seccompOf(config, facts, capabilities.bounding),
     },
   };
   return { spec, user };
