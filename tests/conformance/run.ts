@@ -5,7 +5,7 @@
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { writeBridgeConf } from "../support/cni.ts";
@@ -58,6 +58,7 @@ async function critest(socket: string, junit: string): Promise<void> {
 
 async function main(): Promise<number> {
   const work = mkdtempSync("/tmp/tb-conf-");
+  chmodSync(work, 0o711);
   const before = snapshotHost([]);
   const junit = join(reports, `${handler}${values.websocket ? "-websocket" : ""}.xml`);
   mkdirSync(reports, { recursive: true });

@@ -3,6 +3,7 @@ pub mod cgroup;
 pub mod container;
 pub mod exec;
 pub mod log;
+pub mod mounts;
 pub mod output;
 pub mod pause;
 pub mod reaper;

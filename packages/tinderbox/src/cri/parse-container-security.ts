@@ -1,5 +1,6 @@
 /** CRI's LinuxContainerSecurityContext as the engine's ContainerSecurity. */
-import type { ContainerSecurity } from "../engine/contract.ts";
+import { isDeepStrictEqual } from "node:util";
+import type { ContainerSecurity, PodConfig } from "../engine/contract.ts";
 import {
   type LinuxContainerSecurityContext,
   SupplementalGroupsPolicy,
@@ -23,20 +24,22 @@ function capabilities(path: string, names: readonly string[]): readonly string[]
   });
 }
 
-/** Parses and checks; `podNetwork` is the pod's mode, which no container can leave. */
+/** Parses and checks; network and user namespace are the pod's, which no container can leave. */
 export function parseContainerSecurity(
   path: string,
   context: LinuxContainerSecurityContext | undefined,
-  podNetwork: "pod" | "node",
+  pod: PodConfig["namespaces"],
 ): ContainerSecurity {
   const namespaces = parseNamespaces(`${path}.namespace_options`, context?.namespaceOptions);
-  if (namespaces.network === "node" && podNetwork === "pod") {
+  if (namespaces.network === "node" && pod.network === "pod") {
     throw invalid(
       `${path}.namespace_options.network`,
       2,
       "POD, because the pod has its own network namespace",
     );
   }
+  if (namespaces.user && !isDeepStrictEqual(namespaces.user, pod.user))
+    throw invalid(`${path}.namespace_options.userns_options`, namespaces.user, "what the pod was made with");
   if (namespaces.pid === "target" && namespaces.targetId === "") {
     throw invalid(
       `${path}.namespace_options.target_id`,

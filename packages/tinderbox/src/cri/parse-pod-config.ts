@@ -110,6 +110,14 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
   if (security?.runAsGroup !== undefined && security.runAsUser === undefined) {
     throw invalid(`${at}.run_as_group`, security.runAsGroup.value, "only together with run_as_user");
   }
+  for (const kind of ["network", "pid", "ipc"] as const) {
+    if (namespaces.user && namespaces[kind] === "node")
+      throw invalid(
+        `${at}.namespace_options.${kind}`,
+        2,
+        "not NODE in a pod with a user namespace of its own",
+      );
+  }
   const sysctls = linux?.sysctls ?? {};
   checkSysctls("config.linux.sysctls", sysctls, namespaces);
   if (!/^[A-Za-z0-9_.-]*$/.test(given.hostname) || given.hostname.length > maxHostname) {
@@ -135,7 +143,12 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
     annotations: given.annotations,
     cgroupParent: parseCgroupParent("config.linux.cgroup_parent", linux?.cgroupParent ?? ""),
     sysctls,
-    namespaces: { network: namespaces.network, pid: namespaces.pid, ipc: namespaces.ipc },
+    namespaces: {
+      network: namespaces.network,
+      pid: namespaces.pid,
+      ipc: namespaces.ipc,
+      ...(namespaces.user ? { user: namespaces.user } : {}),
+    },
     privileged: security?.privileged ?? false,
     readonlyRootfs: security?.readonlyRootfs ?? false,
   };

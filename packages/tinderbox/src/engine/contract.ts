@@ -1,8 +1,9 @@
 /** What the doors (CRI, later the shim) see of pods and containers. No gRPC types here. */
 import type { Duplex } from "node:stream";
 import type { Digest, ImageService } from "../image/contract.ts";
-import type { PortMapping } from "../network/contract.ts";
+import type { IdMapping, IdMaps, PortMapping } from "../network/contract.ts";
 import type { AttachOptions, ProcessStreams } from "../sandbox/contract.ts";
+import type { HandlerFeatures } from "./host-features.ts";
 import type { SeccompChoice } from "./seccomp-profile.ts";
 
 export type NamespaceMode = "pod" | "container" | "node" | "target";
@@ -30,6 +31,8 @@ export type PodConfig = {
     readonly network: "pod" | "node";
     readonly pid: "pod" | "container" | "node";
     readonly ipc: "pod" | "node";
+    /** Absent: the host's */
+    readonly user?: IdMaps;
   };
   readonly privileged: boolean;
   readonly readonlyRootfs: boolean;
@@ -46,8 +49,16 @@ export type Pod = {
 
 export type Mount = {
   readonly containerPath: string;
-  readonly hostPath: string;
+  readonly source:
+    | { readonly kind: "path"; readonly path: string }
+    /** Any form that ImageService.get takes; always read-only. `subPath` "" is the whole image */
+    | { readonly kind: "image"; readonly image: string; readonly subPath: string };
   readonly readonly: boolean;
+  /** The mounts below it are read-only as well */
+  readonly recursiveReadOnly: boolean;
+  /** An id-mapped mount when there are any */
+  readonly uidMappings: readonly IdMapping[];
+  readonly gidMappings: readonly IdMapping[];
   readonly propagation: "private" | "rslave" | "rshared";
 };
 export type Device = {
@@ -133,6 +144,8 @@ export type Container = {
   readonly podId: string;
   readonly config: ContainerConfig;
   readonly imageId: Digest;
+  /** Of its image volumes, by the index of the mount */
+  readonly volumeImageIds: Readonly<Record<number, Digest>>;
   /** A repo digest of the image, or its id when it has none */
   readonly imageRef: string;
   readonly createdAtNs: bigint;
@@ -177,7 +190,11 @@ export type EngineEvent = {
   readonly atNs: bigint;
 };
 
-export type HandlerInfo = { readonly name: string; readonly place: "host" | "microvm" };
+export type HandlerInfo = {
+  readonly name: string;
+  readonly place: "host" | "microvm";
+  readonly features: HandlerFeatures;
+};
 
 /** Ids may be given as unique prefixes. A missing pod or container throws NOT_FOUND unless said otherwise. */
 export type Engine = {

@@ -9,9 +9,11 @@ import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
 import { newId } from "./id-index.ts";
 import { buildOciSpec, type PlaceFacts, type sentFiles } from "./oci-spec.ts";
+import { releaseImages } from "./remove-container.ts";
 import { logDirectoryOf } from "./run-pod.ts";
 import { readSeccompProfile } from "./seccomp-profile.ts";
 import { signalNumber } from "./signal-number.ts";
+import { makeMissingSources, prepareMounts, volumeImages } from "./volumes.ts";
 
 const createTimeoutMs = 4 * 60_000;
 const startTimeoutMs = 2 * 60_000;
@@ -101,6 +103,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
     podId,
     config,
     imageId: image.id,
+    volumeImageIds: volumeImages(config, state.parts.images),
     imageRef: image.repoDigests[0] ?? image.id,
     createdAtNs: nowNs(),
     phase: { kind: "created" },
@@ -117,9 +120,8 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   try {
     const held = state.parts.images.hold(image.id, id);
     if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o700 });
-    // Sources that are missing are made, as directories: users of CRI-O and Docker rely on it.
-    for (const mount of config.mounts)
-      if (!existsSync(mount.hostPath)) await mkdir(mount.hostPath, { recursive: true });
+    const mounts = prepareMounts(config, container.volumeImageIds, state.parts.images, id);
+    await makeMissingSources(config);
     await sandbox.createContainer(
       {
         id,
@@ -131,6 +133,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
         stdin: config.stdin,
         stdinOnce: config.stdinOnce,
         logPath,
+        mounts,
         files: await filesFor(pod, facts.hostname),
       },
       AbortSignal.timeout(createTimeoutMs),
@@ -142,7 +145,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   } catch (cause) {
     state.containers.delete(id);
     await sandbox.deleteContainer(id).catch(() => {});
-    await state.parts.images.release(image.id, id);
+    await releaseImages(state, container);
     state.store.deleteContainer(id);
     throw cause;
   }

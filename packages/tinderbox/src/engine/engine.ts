@@ -7,6 +7,7 @@ import type { AttachOptions, ProcessStreams, Sandbox } from "../sandbox/contract
 import type { Container, ContainerUsage, Engine, ExecRequest, LinuxResources, Pod } from "./contract.ts";
 import { createContainer, startContainer } from "./create-container.ts";
 import { type ContainerEntry, type EngineParts, EngineState } from "./engine-state.ts";
+import { hostFeatures } from "./host-features.ts";
 import { ifThere } from "./id-index.ts";
 import { ociResources } from "./oci-resources.ts";
 import { recover } from "./recover.ts";
@@ -102,7 +103,13 @@ class TinderboxEngine implements Engine {
     this.#state = state;
     this.images = state.parts.images;
     this.defaultHandler = state.parts.config.defaultHandler;
-    this.handlers = [...state.parts.factories].map(([name, { place }]) => ({ name, place }));
+    const inGuest = { recursiveReadOnlyMounts: false, userNamespaces: false };
+    const onHost = hostFeatures(state.parts.config.state);
+    this.handlers = [...state.parts.factories].map(([name, { place }]) => ({
+      name,
+      place,
+      features: place === "host" ? onHost : inGuest,
+    }));
   }
 
   networkNotReady(): string | undefined {

@@ -4,6 +4,7 @@
  */
 import { TinderboxError } from "../base/errors.ts";
 import type { Image } from "../image/contract.ts";
+import type { IdMaps } from "../network/contract.ts";
 import { capabilitySet } from "./capability-set.ts";
 import { resolveContainerUser } from "./container-user.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
@@ -71,6 +72,7 @@ function processEnv(config: ContainerConfig, image: Image, hostname: string): re
 
 function namespaces(pod: PodConfig, config: ContainerConfig, facts: PlaceFacts): readonly object[] {
   const { pid, ipc } = config.security;
+  const isPrivileged = config.security.privileged;
   const list: { type: string; path?: string }[] = [{ type: "mount" }];
   if (pod.namespaces.network === "pod") {
     list.push({ type: "network", path: "@pod/net" }, { type: "uts", path: "@pod/uts" });
@@ -84,7 +86,8 @@ function namespaces(pod: PodConfig, config: ContainerConfig, facts: PlaceFacts):
       "namespace_options.pid TARGET: POD, CONTAINER and NODE are supported",
     );
   }
-  if (facts.hasCgroupV2 && !config.security.privileged) list.push({ type: "cgroup" });
+  if (pod.namespaces.user) list.push({ type: "user", path: "@pod/user" });
+  if (facts.hasCgroupV2 && !isPrivileged) list.push({ type: "cgroup" });
   return list;
 }
 
@@ -97,8 +100,8 @@ function refuseForMicrovm(config: ContainerConfig): void {
   };
   if (config.security.pid.mode === "node") refuse("namespace_options.pid", "NODE");
   if (config.security.ipc === "node") refuse("namespace_options.ipc", "NODE");
-  const [mount] = config.mounts;
-  if (mount) refuse("mounts.host_path", JSON.stringify(mount.hostPath));
+  for (const { source } of config.mounts)
+    if (source.kind === "path") refuse("mounts.host_path", JSON.stringify(source.path));
   if (config.security.appArmorProfile !== "")
     refuse("apparmor", JSON.stringify(config.security.appArmorProfile));
   const [device] = config.devices;
@@ -134,6 +137,26 @@ function seccompOf(config: ContainerConfig, facts: PlaceFacts, capabilities: rea
   return { seccomp: seccomp.kind === "file" ? facts.seccompFile : defaultSeccomp(capabilities) };
 }
 
+/** The pod's maps, as the runtimes want them beside the path of the namespace. */
+function idMaps(pod: PodConfig): object {
+  const maps = pod.namespaces.user;
+  if (!maps) return {};
+  const lines = (list: IdMaps["uids"]): object[] =>
+    list.map(({ inside, outside, length }) => ({ containerID: inside, hostID: outside, size: length }));
+  return { uidMappings: lines(maps.uids), gidMappings: lines(maps.gids) };
+}
+
+function checkMapped(pod: PodConfig, user: Container["user"]): void {
+  const maps = pod.namespaces.user;
+  if (!maps) return;
+  const check = (what: string, id: number, map: IdMaps["uids"]): void => {
+    if (!map.some(({ inside, length }) => id >= inside && id < inside + length))
+      throw new TinderboxError("INVALID", `${what} ${id}: not an id of the pod's user namespace`);
+  };
+  check("user", user.uid, maps.uids);
+  for (const gid of [user.gid, ...user.supplementalGroups]) check("group", gid, maps.gids);
+}
+
 /** Names of the files that go along, and where they appear. */
 export const sentFiles = {
   "resolv.conf": "/etc/resolv.conf",
@@ -152,6 +175,7 @@ export function buildOciSpec(
   if (facts.place === "microvm") refuseForMicrovm(config);
   const { security } = config;
   const user = resolveContainerUser(image, security);
+  checkMapped(pod, user);
   const devices = devicesOf(config, facts.place);
   const mounts = ociMounts({
     privileged: security.privileged,
@@ -190,6 +214,7 @@ export function buildOciSpec(
       namespaces: namespaces(pod, config, facts),
       cgroupsPath,
       resources: { ...ociResources(config.resources), devices: deviceRules(config, devices) },
+      ...idMaps(pod),
       devices,
       rootfsPropagation: propagation,
       maskedPaths: security.privileged ? [] : security.maskedPaths,
