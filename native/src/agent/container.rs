@@ -1,10 +1,12 @@
 //! One container: its bundle, its root file system, its life from create to exit.
 use super::cgroup::Cgroup;
+use super::counters;
 use super::mounts;
 use super::output::{open_log, Output, Sink, STDERR, STDOUT};
 use super::reaper::Reaper;
 use super::runtime::{self, Console, Runtime, Stdio3};
 use super::spool::Spool;
+use super::writable::Writable;
 use super::{lock, Fault, Outcome};
 use crate::{sys, userns, wire};
 use serde_json::{json, Value};
@@ -29,6 +31,7 @@ pub struct Container {
     pub output: Arc<Output>,
     pub state: Mutex<wire::ContainerState>,
     cgroup: Cgroup,
+    writable: Writable,
     since: Instant,
     /// Told when the container has exited, or when a waiter shall look again.
     changed: Condvar,
@@ -267,6 +270,7 @@ fn fill(
         output,
         state: Mutex::new(state),
         cgroup: Cgroup::of(pid),
+        writable: Writable::new(upper.join("upper")),
         since,
         changed: Condvar::new(),
     })
@@ -358,7 +362,10 @@ impl Container {
     }
 
     pub fn stats(&self) -> wire::ContainerStats {
-        self.cgroup.stats()
+        let mut stats = self.cgroup.stats();
+        (stats.writable_bytes, stats.writable_inodes) = self.writable.usage();
+        counters::complete(&mut stats, &self.cgroup, &self.writable.directory);
+        stats
     }
 
     /// Removes the container; it must have exited or be killed by `force`.

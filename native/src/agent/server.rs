@@ -4,7 +4,7 @@ use super::output::{self, Sink};
 use super::reaper::Reaper;
 use super::spool::Read;
 use super::stream::FrameWriter;
-use super::{exec, lock, mounts, pause, runtime, Fault, Outcome};
+use super::{counters, exec, lock, mounts, pause, runtime, Fault, Outcome};
 use crate::frame::{self, Kind};
 use crate::{guest, sys, wire};
 use prost::Message;
@@ -235,6 +235,7 @@ impl Agent {
                 container.runtime.call(&self.reaper, &log, &args, runtime::Stdio3::null()).map(|()| None)
             }
             Body::ContainerStats(request) => Ok(Some(Answer::Stats(self.find(&request.id)?.stats()))),
+            Body::PodStats(_) => Ok(Some(Answer::PodStats(counters::pod_stats()))),
             Body::Ping(_) => Ok(Some(Answer::Info(self.info()))),
             Body::ReleaseDrive(request) => match &self.guest {
                 Some(guest) => guest.drives.forget(request.index).map(|()| None),

@@ -181,6 +181,35 @@ export type ContainerUsage = {
   readonly majorPageFaults: bigint;
   readonly writableBytes: bigint;
   readonly writableInodes: bigint;
+  /** What else the kernel counts, by the names in native/src/agent/counters.rs; absent: not counted, or no limit */
+  readonly counters: Readonly<Record<string, bigint>>;
+  readonly io: readonly DeviceIo[];
+};
+
+export type DeviceIo = {
+  readonly major: number;
+  readonly minor: number;
+  readonly readBytes: bigint;
+  readonly writeBytes: bigint;
+  readonly reads: bigint;
+  readonly writes: bigint;
+};
+
+/** One direction of a network interface */
+export type Traffic = {
+  readonly bytes: bigint;
+  readonly packets: bigint;
+  readonly errors: bigint;
+  readonly dropped: bigint;
+};
+
+export type PodUsage = {
+  readonly timestampNs: bigint;
+  readonly interfaces: readonly {
+    readonly name: string;
+    readonly received: Traffic;
+    readonly sent: Traffic;
+  }[];
 };
 
 export type EngineEvent = {
@@ -221,6 +250,8 @@ export type Engine = {
   reopenLog(id: string): Promise<void>;
   updateResources(id: string, resources: LinuxResources): Promise<void>;
   usage(id: string): Promise<ContainerUsage>;
+  /** A pod in the node's network has no interfaces of its own. */
+  podUsage(podId: string): Promise<PodUsage>;
   exec(id: string, request: ExecRequest): Promise<ProcessStreams>;
   attach(id: string, options: AttachOptions): Promise<ProcessStreams>;
   portForward(podId: string, port: number): Promise<Duplex>;

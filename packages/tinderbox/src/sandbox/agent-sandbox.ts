@@ -12,6 +12,7 @@ import {
   ContainerState_Status,
   type ContainerStats,
   type Event,
+  type PodStats,
   type PreparedMountSchema,
   type Response,
   type RootfsSchema,
@@ -244,6 +245,13 @@ export class AgentSandbox implements Sandbox {
     const response = await this.#call({ case: "containerStats", value: { id } });
     if (response.body.case !== "stats")
       throw new TinderboxError("AGENT", `stats of ${id}: the agent's answer has none`);
+    return response.body.value;
+  }
+
+  async podStats(): Promise<PodStats> {
+    const response = await this.#call({ case: "podStats", value: {} });
+    if (response.body.case !== "podStats")
+      throw new TinderboxError("AGENT", "stats of the pod: the agent's answer has none");
     return response.body.value;
   }
 

@@ -5,7 +5,7 @@
 import type { Duplex } from "node:stream";
 import type { Image } from "../image/contract.ts";
 import type { IdMapping, IdMaps } from "../network/contract.ts";
-import type { ContainerState, ContainerStats } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
+import type { ContainerState, ContainerStats, PodStats } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
 
 export type SandboxSpec = {
   readonly id: string;
@@ -115,6 +115,7 @@ export type Sandbox = {
   reopenLog(id: string, logPath: string): Promise<void>;
   updateContainer(id: string, resourcesJson: object): Promise<void>;
   containerStats(id: string): Promise<ContainerStats>;
+  podStats(): Promise<PodStats>;
   exec(id: string, options: ExecOptions): Promise<ProcessStreams>;
   attach(id: string, options: AttachOptions): Promise<ProcessStreams>;
   /** A connection to localhost:port in the pod. */
