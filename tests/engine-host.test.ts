@@ -156,6 +156,8 @@ const containerConfig = (name: string, script: string): ContainerConfig => ({
     supplementalGroupsPolicy: "merge",
     readonlyRootfs: true,
     noNewPrivs: true,
+    seccomp: { kind: "default" },
+    appArmorProfile: "",
     maskedPaths: ["/proc/kcore"],
     readonlyPaths: ["/proc/sys"],
   },

@@ -102,6 +102,7 @@ async function lifeOfAPod(factory: SandboxFactory, directory: string): Promise<v
         stdin: false,
         stdinOnce: false,
         logPath,
+        mounts: [],
         files: [],
       },
       signal,

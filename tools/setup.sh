@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
-#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | kubelet | peers | guest
+#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | kubelet | conformance | peers | guest
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 root=$PWD
@@ -108,6 +108,22 @@ kubelet() {
     env -C tests/clients-kubelet CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/kubelet k8s.io/kubernetes/cmd/kubelet
 }
 
+# critest, the program that runs its specs side by side, and what its images are made of. Nothing is installed: Debian's
+# dynamic busybox, which the specs need, cannot stand beside the static one.
+conformance() {
+  if ! newer tests/clients/bin/critest tests/clients/go.mod tests/clients/go.sum; then
+    step "critest v1.36.0" "Kubernetes' own specs of CRI, from the Go module proxy" env -C tests/clients CGO_ENABLED=0 sh -c '
+      go build -trimpath -ldflags "-s -w" -o bin/ginkgo github.com/onsi/ginkgo/v2/ginkgo &&
+      go test -c -trimpath -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0" -o bin/critest sigs.k8s.io/cri-tools/cmd/critest'
+  fi
+  if [ ! -e .cache/conformance/debian/usr/sbin/nginx ]; then
+    step "conformance images" "busybox, procps, util-linux and nginx, unpacked" sh -c '
+      rm -rf .cache/conformance/debian && mkdir -p .cache/conformance &&
+      mmdebstrap --variant=extract --include=busybox,procps,util-linux,nginx-light bookworm .cache/conformance/debian.new &&
+      mv .cache/conformance/debian.new .cache/conformance/debian'
+  fi
+}
+
 # What `make bench` compares with. Two modules: containerd and runc ask for different versions of the same libraries.
 peers() {
   if ! newer .cache/peers/containerd bench/peers/containerd; then
@@ -127,7 +143,7 @@ guest() {
 
 for what in "$@"; do
   case $what in
-    packages | cgroups | node | native | vsock | clients | kubelet | peers | guest) "$what" ;;
-    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients kubelet peers guest" >&2; exit 2 ;;
+    packages | cgroups | node | native | vsock | clients | kubelet | conformance | peers | guest) "$what" ;;
+    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients kubelet conformance peers guest" >&2; exit 2 ;;
   esac
 done

@@ -8,7 +8,7 @@ shopt -s globstar nullglob
 case ${1-} in
   unit)
     env -C native cargo test --quiet --locked --target-dir ../.cache/native
-    node --test --test-concurrency=2 --test-timeout=180000 packages/*/src/**/*.test.ts packages/*/test/**/*.test.ts tests/support/*.test.ts
+    node --test --test-concurrency=2 --test-timeout=180000 packages/*/src/**/*.test.ts packages/*/test/**/*.test.ts tests/support/*.test.ts tests/conformance/*.test.ts
     ;;
   e2e) node --test --test-concurrency=1 --test-timeout=600000 tests/*.test.ts ;;
   *) echo "usage: tools/test.sh unit|e2e" >&2; exit 2 ;;

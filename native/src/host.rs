@@ -2,7 +2,7 @@
 use crate::agent::reaper::block_sigchld;
 use crate::agent::server::Agent;
 use crate::agent::{pause, spawn};
-use crate::sys;
+use crate::{sys, userns};
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
@@ -21,6 +21,7 @@ struct Options {
     unshare_uts: bool,
     hostname: String,
     pod_pid_namespace: bool,
+    pod_userns: bool,
     cgroups: Vec<String>,
     sysctls: Vec<(String, String)>,
 }
@@ -53,6 +54,7 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--hostname" => options.hostname = value()?,
             "--cgroup" => options.cgroups.push(value()?),
             "--sysctl" => sysctls.push(value()?),
+            "--pod-userns" => options.pod_userns = true,
             "--unshare-ipc" => options.unshare_ipc = true,
             "--unshare-uts" => options.unshare_uts = true,
             "--pod-pid-namespace" => options.pod_pid_namespace = true,
@@ -63,6 +65,9 @@ fn parse(args: &[String]) -> Result<Options, String> {
         if !path.is_absolute() {
             return Err(format!("{name} must be an absolute path"));
         }
+    }
+    if options.pod_userns && (options.netns.is_empty() || !options.unshare_ipc || !options.unshare_uts) {
+        return Err("--pod-userns: --netns, --unshare-ipc and --unshare-uts are needed with it".into());
     }
     for sysctl in &sysctls {
         let parsed = check_sysctl(sysctl, &options)?;
@@ -75,6 +80,40 @@ pub fn write_sysctl(name: &str, value: &str) -> std::io::Result<()> {
     fs::write(Path::new("/proc/sys").join(name.replace('.', "/")), value)
 }
 
+fn set_hostname(options: &Options) -> Result<(), String> {
+    let name = &options.hostname;
+    if !options.unshare_uts || name.is_empty() {
+        return Ok(());
+    }
+    let set = unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) };
+    sys::check(set).map(|_| ()).map_err(|e| format!("--hostname {name}: {e}"))
+}
+
+fn write_sysctls(options: &Options, wanted: impl Fn(&str) -> bool) -> Result<(), String> {
+    for (name, value) in options.sysctls.iter().filter(|(name, _)| wanted(name)) {
+        write_sysctl(name, value).map_err(|e| format!("--sysctl {name}={value}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Starts the processes that hold namespaces for the pod. In a pod with a user namespace all of them belong to it.
+fn start_holders(options: &Options) -> Result<pause::Pod, String> {
+    if !options.pod_userns {
+        let failed = |e| format!("--pod-pid-namespace: {e}");
+        let pid = if options.pod_pid_namespace { pause::start().map_err(failed)? } else { 0 };
+        return Ok(pause::Pod { pid, holder: 0 });
+    }
+    let owner = userns::owner_of(&options.netns).map_err(|e| format!("owner of {}: {e}", options.netns))?;
+    let pid_flag = if options.pod_pid_namespace { libc::CLONE_NEWPID } else { 0 };
+    let flags = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | pid_flag;
+    let holder = pause::start_in(&owner, flags, || {
+        set_hostname(options)?;
+        write_sysctls(options, |name| !name.starts_with("net."))
+    });
+    let holder = holder.map_err(|e| format!("--pod-userns: {e}"))?;
+    Ok(pause::Pod { pid: if options.pod_pid_namespace { holder } else { 0 }, holder })
+}
+
 /// Joins and makes what the pod's processes share.
 fn settle(options: &Options) -> Result<(), String> {
     for cgroup in &options.cgroups {
@@ -85,21 +124,15 @@ fn settle(options: &Options) -> Result<(), String> {
             .map_err(|e| format!("--netns {}: {e}", options.netns))?;
     }
     let mut flags = 0;
-    if options.unshare_ipc {
+    if options.unshare_ipc && !options.pod_userns {
         flags |= libc::CLONE_NEWIPC;
     }
     if options.unshare_uts {
         flags |= libc::CLONE_NEWUTS;
     }
     sys::check(unsafe { libc::unshare(flags) }).map_err(|e| format!("unshare: {e}"))?;
-    if options.unshare_uts && !options.hostname.is_empty() {
-        let name = &options.hostname;
-        let set = unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) };
-        sys::check(set).map_err(|e| format!("--hostname {name}: {e}"))?;
-    }
-    for (name, value) in &options.sysctls {
-        write_sysctl(name, value).map_err(|e| format!("--sysctl {name}={value}: {e}"))?;
-    }
+    set_hostname(options)?;
+    write_sysctls(options, |name| !options.pod_userns || name.starts_with("net."))?;
     // A child's orphans are ours to reap; best effort against the OOM killer (refused without the capability).
     sys::check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })
         .map_err(|e| format!("subreaper: {e}"))?;
@@ -150,31 +183,30 @@ pub fn run(args: &[String]) -> Result<(), String> {
     }
 }
 
-fn prepare(options: &Options) -> Result<(UnixListener, String, i32), String> {
+fn prepare(options: &Options) -> Result<(UnixListener, String, pause::Pod), String> {
     block_sigchld();
     unsafe { libc::umask(0o022) };
     settle(options)?;
     fs::create_dir_all(options.directory.join("containers")).map_err(|e| format!("--dir: {e}"))?;
-    let pod_pid =
-        if options.pod_pid_namespace { pause::start().map_err(|e| format!("--pod-pid-namespace: {e}"))? } else { 0 };
+    let pod = start_holders(options)?;
     let listener =
         UnixListener::bind(&options.socket).map_err(|e| format!("--socket {}: {e}", options.socket.display()))?;
     fs::set_permissions(&options.socket, fs::Permissions::from_mode(0o600)).map_err(|e| format!("--socket: {e}"))?;
     let pid = std::process::id();
-    let identity = json!({ "pid": pid, "startTime": sys::start_time(pid as i32), "podPid": pod_pid }).to_string();
+    let identity = json!({ "pid": pid, "startTime": sys::start_time(pid as i32), "podPid": pod.pid }).to_string();
     sys::write_durably(&options.directory.join("agent.json"), identity.as_bytes())
         .map_err(|e| format!("agent.json: {e}"))?;
     redirect_streams(&options.directory).map_err(|e| format!("agent.log: {e}"))?;
-    Ok((listener, identity, pod_pid))
+    Ok((listener, identity, pod))
 }
 
 /// Returns only with the reason why it could not start.
 fn serve(options: &Options, ready: &OwnedFd) -> String {
-    let (listener, identity, pod_pid) = match prepare(options) {
+    let (listener, identity, pod) = match prepare(options) {
         Ok(prepared) => prepared,
         Err(failure) => return failure,
     };
-    let agent = Arc::new(Agent::new(None, options.directory.clone(), pod_pid, |agent| {
+    let agent = Arc::new(Agent::new(None, options.directory.clone(), pod, |agent| {
         let _ = fs::remove_file(agent.directory.join("agent.json"));
         std::process::exit(0)
     }));

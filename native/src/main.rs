@@ -9,6 +9,7 @@ mod netns;
 mod notify;
 mod sys;
 mod tsc;
+mod userns;
 
 /// The agent's protocol, generated from proto/tinderbox/agent/v1/agent.proto.
 #[allow(clippy::all)]
@@ -21,14 +22,16 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: tinderbox-native VERB ...
   agent --socket PATH --dir DIR [--netns PATH] [--unshare-ipc] [--unshare-uts] [--hostname NAME]
-        [--pod-pid-namespace] [--cgroup DIR]... [--sysctl NAME=VALUE]...
+        [--pod-pid-namespace] [--pod-userns] [--cgroup DIR]... [--sysctl NAME=VALUE]...
                      the monitor of a pod on the host; detaches, and prints its identity once it listens
   launch [--netns PATH] [--cgroup DIR]... -- PROGRAM ARGS...
                      joins a network namespace and cgroups, then executes PROGRAM
   mount-image FILE TARGET FSTYPE
                      mounts a read-only image file (squashfs, erofs, ext4) through a loop device
   umount TARGET      unmounts; a target that is not mounted is fine
-  netns-add NAME     makes a named network namespace: loopback up, no router advertisements
+  netns-add NAME [--uid-map INSIDE:OUTSIDE:LENGTH --gid-map INSIDE:OUTSIDE:LENGTH]
+                     makes a named network namespace: loopback up, no router advertisements;
+                     with maps it belongs to a new user namespace, which lives as long as it does
   notify LINE...     tells the service manager at $NOTIFY_SOCKET
   tsc-khz            measures the rate of this processor's time stamp counter
   version";

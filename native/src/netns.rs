@@ -1,5 +1,5 @@
 //! `netns-add`: a named network namespace, found by `ip netns` as well, ready for a CNI plugin.
-use crate::{guest::netlink::Netlink, sys};
+use crate::{guest::netlink::Netlink, sys, userns};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -30,14 +30,20 @@ fn refuse_router_advertisements() -> io::Result<()> {
     Ok(())
 }
 
-fn add(name: &str) -> io::Result<()> {
+fn add(name: &str, uids: &userns::Map, gids: &userns::Map) -> io::Result<()> {
     let directory = Path::new(DIRECTORY);
     prepare_directory(directory)?;
     let path = directory.join(name);
     fs::OpenOptions::new().write(true).create_new(true).mode(0o444).open(&path)?;
     let made = (|| {
-        sys::check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
-        sys::mount("/proc/self/ns/net", &path, "", libc::MS_BIND, "")?;
+        let bind = |whose: &str| sys::mount(&format!("/proc/{whose}/ns/net"), &path, "", libc::MS_BIND, "");
+        if uids.is_empty() {
+            sys::check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+            bind("self")?;
+        } else {
+            userns::with_child(libc::CLONE_NEWNET, uids, gids, |pid| bind(&pid.to_string()))?;
+            sys::join_namespace(&path.to_string_lossy(), libc::CLONE_NEWNET)?;
+        }
         refuse_router_advertisements()?;
         Netlink::open()?.set_up(LOOPBACK, true)
     })();
@@ -49,7 +55,21 @@ fn add(name: &str) -> io::Result<()> {
 }
 
 pub fn run(args: &[String]) -> Result<(), String> {
-    let [name] = args else { return Err("expected one NAME".into()) };
+    let (mut name, mut uids, mut gids) = (None, userns::Map::new(), userns::Map::new());
+    let mut rest = args.iter();
+    while let Some(argument) = rest.next() {
+        let mut value = || rest.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--uid-map" => uids.push(userns::parse_mapping(value()?)?),
+            "--gid-map" => gids.push(userns::parse_mapping(value()?)?),
+            _ if name.is_none() => name = Some(argument),
+            _ => return Err(format!("'{argument}': one NAME is expected")),
+        }
+    }
+    let name = name.ok_or("a NAME is expected")?;
+    if uids.is_empty() != gids.is_empty() {
+        return Err("--uid-map and --gid-map are needed together".into());
+    }
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
     if name.is_empty() || name.len() > 255 || name.starts_with('.') || !name.bytes().all(allowed) {
         return Err(format!(
@@ -57,5 +77,5 @@ pub fn run(args: &[String]) -> Result<(), String> {
             name.escape_debug()
         ));
     }
-    add(name).map_err(|error| format!("{DIRECTORY}/{name}: {error}"))
+    add(name, &uids, &gids).map_err(|error| format!("{DIRECTORY}/{name}: {error}"))
 }

@@ -2,7 +2,10 @@ module tinderbox.test/clients
 
 go 1.26.4
 
-tool sigs.k8s.io/cri-tools/cmd/crictl
+tool (
+	sigs.k8s.io/cri-tools/cmd/crictl
+	sigs.k8s.io/cri-tools/cmd/critest
+)
 
 require (
 	github.com/Azure/go-ansiterm v0.0.0-20250102033503-faa5f7b0171c // indirect

@@ -6,8 +6,8 @@ import { join } from "node:path";
 
 export type TestCni = { readonly confDir: string; readonly bridge: string; remove(): void };
 
-/** Writes a bridge network below `directory`. `remove` takes away the bridge, which the plugin leaves by design. */
-export function writeBridgeConf(directory: string): TestCni {
+/** Writes a bridge network below `directory`, with `more` plugins behind it. `remove` takes away the bridge, which the plugin leaves by design. */
+export function writeBridgeConf(directory: string, more: readonly object[] = []): TestCni {
   const bridge = `tbt${randomBytes(3).toString("hex")}`;
   const confDir = join(directory, "net.d");
   const dataDir = join(directory, "leases");
@@ -28,6 +28,7 @@ export function writeBridgeConf(directory: string): TestCni {
           routes: [{ dst: "0.0.0.0/0" }],
         },
       },
+      ...more,
     ],
   };
   writeFileSync(join(confDir, "10-test.conflist"), JSON.stringify(conflist));

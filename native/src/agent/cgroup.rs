@@ -7,18 +7,20 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Default)]
 pub struct Cgroup {
     /// Version 2's one directory, or version 1's by controller.
-    unified: Option<PathBuf>,
-    memory: Option<PathBuf>,
-    cpuacct: Option<PathBuf>,
-    pids: Option<PathBuf>,
+    pub unified: Option<PathBuf>,
+    pub memory: Option<PathBuf>,
+    pub cpu: Option<PathBuf>,
+    pub cpuacct: Option<PathBuf>,
+    pub pids: Option<PathBuf>,
+    pub blkio: Option<PathBuf>,
 }
 
-fn number(path: &Path) -> u64 {
+pub fn number(path: &Path) -> u64 {
     fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The value of `key` in a file of "key value" lines.
-fn field(path: &Path, key: &str) -> u64 {
+pub fn field(path: &Path, key: &str) -> u64 {
     let Ok(text) = fs::read_to_string(path) else { return 0 };
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
     line.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
@@ -41,6 +43,8 @@ impl Cgroup {
             for controller in controllers.split(',') {
                 match controller {
                     "memory" => cgroup.memory = existing("/sys/fs/cgroup/memory"),
+                    "cpu" => cgroup.cpu = existing("/sys/fs/cgroup/cpu"),
+                    "blkio" => cgroup.blkio = existing("/sys/fs/cgroup/blkio"),
                     "cpuacct" => cgroup.cpuacct = existing("/sys/fs/cgroup/cpuacct"),
                     "pids" => cgroup.pids = existing("/sys/fs/cgroup/pids"),
                     _ => {}

@@ -1,11 +1,14 @@
 //! One container: its bundle, its root file system, its life from create to exit.
 use super::cgroup::Cgroup;
+use super::counters;
+use super::mounts;
 use super::output::{open_log, Output, Sink, STDERR, STDOUT};
 use super::reaper::Reaper;
 use super::runtime::{self, Console, Runtime, Stdio3};
 use super::spool::Spool;
+use super::writable::Writable;
 use super::{lock, Fault, Outcome};
-use crate::{sys, wire};
+use crate::{sys, userns, wire};
 use serde_json::{json, Value};
 use std::fs;
 use std::io;
@@ -27,8 +30,8 @@ pub struct Container {
     pub terminal: Option<OwnedFd>,
     pub output: Arc<Output>,
     pub state: Mutex<wire::ContainerState>,
-    pub drive: Option<u32>,
     cgroup: Cgroup,
+    writable: Writable,
     since: Instant,
     /// Told when the container has exited, or when a waiter shall look again.
     changed: Condvar,
@@ -41,7 +44,11 @@ pub struct Place<'a> {
     pub directory: &'a Path,
     pub runtime_root: &'a str,
     pub pod_pid: i32,
+    /// The process in the pod's user namespace, and the others that belong to it; 0: the pod has none
+    pub holder: i32,
     pub reaper: &'a Reaper,
+    /// Where the source of a prepared mount is
+    pub mount_source: &'a dyn Fn(&wire::PreparedMount) -> Outcome<PathBuf>,
 }
 
 pub fn check_id(id: &str) -> Outcome<()> {
@@ -57,20 +64,28 @@ fn make_directory(path: &Path) -> Outcome<()> {
 }
 
 /// Mounts the root file system; gives its path.
-fn mount_rootfs(bundle: &Path, lower: &Path, upper: &Path) -> Outcome<PathBuf> {
+fn mount_rootfs(bundle: &Path, original: &Path, upper: &Path, holder: i32) -> Outcome<PathBuf> {
     let root = bundle.join("rootfs");
     make_directory(&root)?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     make_directory(&upper.join("upper"))?;
     make_directory(&upper.join("work"))?;
+    let shifted = bundle.join("lower");
+    let lower = if holder == 0 { original } else { shifted.as_path() };
+    if holder > 0 {
+        mounts::shift_lower(original, lower, holder)?;
+        give_to_root_of(holder, &upper.join("upper"))?;
+    }
     for path in [lower, upper] {
         if text(path).contains([',', ':', '\\']) {
             return Err(Fault::invalid(format!("rootfs path '{}' may not hold , : or \\", path.display())));
         }
     }
     let data = format!("lowerdir={},upperdir={1}/upper,workdir={1}/work", text(lower), text(upper));
-    sys::mount("overlay", &root, "overlay", 0, &data).map_err(|e| Fault::io("rootfs overlay mount", e))?;
-    Ok(root)
+    let mounted = sys::mount("overlay", &root, "overlay", 0, &data).map_err(|e| Fault::io("rootfs overlay mount", e));
+    // The overlay has a copy of its own.
+    mounts::release(bundle);
+    mounted.map(|()| root)
 }
 
 /// config.json with the agent's own paths in it: the root, files sent along, the pod's namespaces.
@@ -80,9 +95,12 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
     let object = config.as_object_mut().ok_or_else(|| Fault::invalid("config_json must be an object"))?;
     object.insert("root".into(), json!({ "path": root, "readonly": readonly }));
     for mount in object.get_mut("mounts").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(name) = mount["source"].as_str().and_then(|source| source.strip_prefix("@files/")) else { continue };
-        check_id(name)?;
-        mount["source"] = json!(bundle.join("files").join(name));
+        for kind in ["files", "mounts"] {
+            let prefix = format!("@{kind}/");
+            let Some(name) = mount["source"].as_str().and_then(|source| source.strip_prefix(&prefix)) else { continue };
+            check_id(name)?;
+            mount["source"] = json!(bundle.join(kind).join(name));
+        }
     }
     let namespaces =
         object.get_mut("linux").and_then(|linux| linux.get_mut("namespaces")).and_then(Value::as_array_mut);
@@ -93,6 +111,8 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
         for namespace in namespaces {
             let Some(name) = namespace["path"].as_str().and_then(|path| path.strip_prefix("@pod/")) else { continue };
             let holder = match name {
+                "ipc" | "uts" | "user" if place.holder > 0 => place.holder,
+                "user" => return Err(Fault::invalid("namespace @pod/user: this pod has no user namespace")),
                 "net" | "ipc" | "uts" => std::process::id() as i32,
                 "pid" if place.pod_pid > 0 => place.pod_pid,
                 "pid" => {
@@ -101,7 +121,9 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
                     ))
                 }
                 _ => {
-                    return Err(Fault::invalid(format!("namespace path '@pod/{name}': allowed are net, ipc, uts, pid")))
+                    return Err(Fault::invalid(format!(
+                        "namespace path '@pod/{name}': allowed are net, ipc, uts, pid, user"
+                    )))
                 }
             };
             namespace["path"] = json!(format!("/proc/{holder}/ns/{name}"));
@@ -110,7 +132,13 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
     serde_json::to_vec(&config).map_err(|e| Fault::invalid(format!("config_json: {e}")))
 }
 
-fn write_files(bundle: &Path, files: &[wire::File]) -> Outcome<()> {
+/// In a pod with a user namespace its root owns what ours would own elsewhere.
+fn give_to_root_of(holder: i32, path: &Path) -> Outcome<()> {
+    let (uid, gid) = userns::root_of(holder).map_err(|e| Fault::io("the pod's user namespace", e))?;
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(|e| Fault::io(path.display(), e))
+}
+
+fn write_files(bundle: &Path, files: &[wire::File], holder: i32) -> Outcome<()> {
     let directory = bundle.join("files");
     make_directory(&directory)?;
     for file in files {
@@ -123,6 +151,9 @@ fn write_files(bundle: &Path, files: &[wire::File]) -> Outcome<()> {
             open.set_permissions(fs::Permissions::from_mode(file.mode & 0o777))
         });
         written.map_err(|e| Fault::io(path.display(), e))?;
+        if holder > 0 {
+            give_to_root_of(holder, &path)?;
+        }
     }
     Ok(())
 }
@@ -130,7 +161,9 @@ fn write_files(bundle: &Path, files: &[wire::File]) -> Outcome<()> {
 /// Removes what `create` made on disk; may be called at any stage, and again.
 pub fn remove_bundle(bundle: &Path, upper: Option<&Path>) {
     let _ = sys::unmount(&bundle.join("rootfs"));
-    let _ = fs::remove_dir_all(bundle);
+    if mounts::release(bundle) {
+        let _ = fs::remove_dir_all(bundle);
+    }
     if let Some(upper) = upper {
         for part in ["upper", "work"] {
             let _ = fs::remove_dir_all(upper.join(part));
@@ -140,17 +173,11 @@ pub fn remove_bundle(bundle: &Path, upper: Option<&Path>) {
 }
 
 /// Makes the container, not yet started. `lower` is the image's directory, `upper` where its writable layer goes.
-pub fn create(
-    place: &Place,
-    request: &wire::CreateContainer,
-    lower: &Path,
-    upper: &Path,
-    drive: Option<u32>,
-) -> Outcome<Container> {
+pub fn create(place: &Place, request: &wire::CreateContainer, lower: &Path, upper: &Path) -> Outcome<Container> {
     let bundle = place.directory.join(&request.id);
     make_directory(&bundle)?;
     let readonly = request.rootfs.as_ref().is_some_and(|rootfs| rootfs.readonly);
-    let made = fill(place, request, &bundle, lower, upper, readonly, drive);
+    let made = fill(place, request, &bundle, lower, upper, readonly);
     if made.is_err() {
         remove_bundle(&bundle, Some(upper));
     }
@@ -164,14 +191,19 @@ fn fill(
     lower: &Path,
     upper: &Path,
     readonly: bool,
-    drive: Option<u32>,
 ) -> Outcome<Container> {
     // A read-only root has a writable layer, too: mount points that the image lacks are made there, before the runtime
     // makes the root read-only.
-    let root = mount_rootfs(bundle, lower, upper)?;
-    write_files(bundle, &request.files)?;
+    let root = mount_rootfs(bundle, lower, upper, place.holder)?;
+    write_files(bundle, &request.files, place.holder)?;
+    for mount in &request.mounts {
+        mounts::prepare(&bundle.join("mounts"), mount, &(place.mount_source)(mount)?)?;
+    }
     let config = rewrite_config(&request.config_json, &root, bundle, readonly, place)?;
-    fs::write(bundle.join("config.json"), config).map_err(|e| Fault::io("config.json", e))?;
+    let mut options = fs::OpenOptions::new();
+    // It holds the environment, and the way to it is open to the root of a user namespace.
+    let written = options.write(true).create_new(true).mode(0o600).open(bundle.join("config.json"));
+    written.and_then(|mut file| io::Write::write_all(&mut file, &config)).map_err(|e| Fault::io("config.json", e))?;
     let sink = match (place.guest, request.log_path.as_str()) {
         (true, _) => Sink::Spool(Arc::new(Spool::new())),
         (false, "") => Sink::None,
@@ -218,6 +250,8 @@ fn fill(
         output.pump(stdout, STDOUT)?;
         output.pump(stderr, STDERR)?;
     }
+    // The container has copies of its own; while these are here, what is mounted in a volume cannot be removed from it.
+    mounts::release(bundle);
     let pid = runtime::read_pid(&bundle.join("pid"))?;
     let state = wire::ContainerState {
         id: request.id.clone(),
@@ -235,8 +269,8 @@ fn fill(
         terminal,
         output,
         state: Mutex::new(state),
-        drive,
         cgroup: Cgroup::of(pid),
+        writable: Writable::new(upper.join("upper")),
         since,
         changed: Condvar::new(),
     })
@@ -328,7 +362,10 @@ impl Container {
     }
 
     pub fn stats(&self) -> wire::ContainerStats {
-        self.cgroup.stats()
+        let mut stats = self.cgroup.stats();
+        (stats.writable_bytes, stats.writable_inodes) = self.writable.usage();
+        counters::complete(&mut stats, &self.cgroup, &self.writable.directory);
+        stats
     }
 
     /// Removes the container; it must have exited or be killed by `force`.

@@ -1,8 +1,10 @@
 //! The agent: supervises containers and answers the daemon, the same in a microVM and on the host.
 pub mod cgroup;
 pub mod container;
+pub mod counters;
 pub mod exec;
 pub mod log;
+pub mod mounts;
 pub mod output;
 pub mod pause;
 pub mod reaper;
@@ -10,6 +12,7 @@ pub mod runtime;
 pub mod server;
 pub mod spool;
 pub mod stream;
+pub mod writable;
 
 use crate::wire;
 

@@ -1,4 +1,7 @@
 //! The process that holds a PID namespace for a pod: its PID 1. Reaps, and does nothing else.
+use crate::{sys, userns};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -12,6 +15,54 @@ pub fn run() -> Result<(), String> {
             while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) > 0 {}
             libc::sigwaitinfo(&set, std::ptr::null_mut());
         }
+    }
+}
+
+/// The processes that hold namespaces for a pod; 0 for one that there is none of.
+#[derive(Clone, Copy, Default)]
+pub struct Pod {
+    /// PID 1 of the namespace that the containers share
+    pub pid: i32,
+    /// In the pod's user namespace, with the others that belong to it
+    pub holder: i32,
+}
+
+/// Starts the process in `owner`, a user namespace, with new namespaces of `flags`, after `prepare` has been called in
+/// them; gives its pid in ours. Forks: the caller has one thread.
+pub fn start_in(owner: &OwnedFd, flags: i32, prepare: impl Fn() -> Result<(), String>) -> io::Result<i32> {
+    let (read, write) = sys::pipe()?;
+    let first = sys::check(unsafe { libc::fork() })?;
+    if first == 0 {
+        let entered = userns::enter(owner)
+            .and_then(|()| sys::check(unsafe { libc::unshare(flags) }))
+            .map_err(|e| e.to_string())
+            .and_then(|_| prepare());
+        let said = match entered {
+            Err(failure) => format!("!{failure}"),
+            // A new PID namespace is for children.
+            Ok(()) => match unsafe { libc::fork() } {
+                0 => {
+                    let null = Stdio::null;
+                    let mut program = Command::new("/proc/self/exe");
+                    program.arg0("tinderbox-pause").arg("pause").env_clear();
+                    let failure = program.stdin(null()).stdout(null()).stderr(null()).exec();
+                    eprintln!("pause: {failure}");
+                    unsafe { libc::_exit(127) }
+                }
+                pid => pid.to_string(),
+            },
+        };
+        let _ = sys::write_fd(write.as_raw_fd(), said.as_bytes());
+        unsafe { libc::_exit(0) };
+    }
+    drop(write);
+    unsafe { libc::waitpid(first, std::ptr::null_mut(), 0) };
+    let mut said = [0u8; 512];
+    let count = sys::read_fd(read.as_raw_fd(), &mut said)?;
+    let said = String::from_utf8_lossy(&said[..count]).into_owned();
+    match said.strip_prefix('!') {
+        Some(failure) => Err(io::Error::other(failure.to_owned())),
+        None => said.parse().ok().filter(|pid| *pid > 0).ok_or_else(|| io::Error::other("no process was started")),
     }
 }
 

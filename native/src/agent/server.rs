@@ -4,7 +4,7 @@ use super::output::{self, Sink};
 use super::reaper::Reaper;
 use super::spool::Read;
 use super::stream::FrameWriter;
-use super::{exec, lock, runtime, Fault, Outcome};
+use super::{counters, exec, lock, mounts, pause, runtime, Fault, Outcome};
 use crate::frame::{self, Kind};
 use crate::{guest, sys, wire};
 use prost::Message;
@@ -26,6 +26,8 @@ pub struct Agent {
     pub directory: PathBuf,
     pub runtime_root: String,
     pub pod_pid: Mutex<i32>,
+    /// The process in the pod's user namespace; 0: none
+    pub holder: i32,
     pub reaper: Arc<Reaper>,
     pub boot_id: String,
     /// A None is a container being made.
@@ -37,14 +39,15 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn new(guest: Option<guest::Guest>, directory: PathBuf, pod_pid: i32, leave: fn(&Agent) -> !) -> Agent {
+    pub fn new(guest: Option<guest::Guest>, directory: PathBuf, pod: pause::Pod, leave: fn(&Agent) -> !) -> Agent {
         let runtime_root = directory.join("oci").to_string_lossy().into_owned();
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default().trim().to_owned();
         Agent {
             guest,
             runtime_root,
             directory,
-            pod_pid: Mutex::new(pod_pid),
+            pod_pid: Mutex::new(pod.pid),
+            holder: pod.holder,
             reaper: Arc::new(Reaper::new()),
             boot_id,
             containers: Mutex::new(HashMap::new()),
@@ -128,20 +131,28 @@ impl Agent {
             runtime_root: &self.runtime_root,
             pod_pid: *lock(&self.pod_pid),
             reaper: &self.reaper,
+            holder: self.holder,
+            mount_source: &|mount| match (&mount.source, &self.guest) {
+                (Some(wire::prepared_mount::Source::Drive(drive)), Some(guest)) => {
+                    guest.drives.mount(drive, &request.id)
+                }
+                (_, None) => mounts::path_of(mount),
+                _ => Err(Fault::invalid("mounts.source must be a drive in a guest")),
+            },
         };
         let made = match (&rootfs.lower, &self.guest) {
             (Some(wire::rootfs::Lower::Directory(lower)), None) => {
                 if !lower.starts_with('/') || !rootfs.upper_directory.starts_with('/') {
                     return Err(Fault::invalid("rootfs.directory and rootfs.upper_directory must be absolute paths"));
                 }
-                container::create(&place, request, lower.as_ref(), rootfs.upper_directory.as_ref(), None)?
+                container::create(&place, request, lower.as_ref(), rootfs.upper_directory.as_ref())?
             }
             (Some(wire::rootfs::Lower::Drive(drive)), Some(guest)) => {
                 let lower = guest.drives.mount(drive, &request.id)?;
                 let upper = guest.drives.scratch().join(&request.id);
-                let made = container::create(&place, request, &lower, &upper, Some(drive.index));
+                let made = container::create(&place, request, &lower, &upper);
                 if made.is_err() {
-                    guest.drives.release(drive.index, &request.id);
+                    guest.drives.release(&request.id);
                 }
                 made?
             }
@@ -168,8 +179,8 @@ impl Agent {
         }
         let upper = self.guest.as_ref().map(|guest| guest.drives.scratch().join(&container.id));
         container.delete(&self.reaper, upper.as_deref())?;
-        if let (Some(guest), Some(index)) = (&self.guest, container.drive) {
-            guest.drives.release(index, &container.id);
+        if let Some(guest) = &self.guest {
+            guest.drives.release(&container.id);
         }
         lock(&self.containers).remove(&request.id);
         Ok(())
@@ -224,6 +235,7 @@ impl Agent {
                 container.runtime.call(&self.reaper, &log, &args, runtime::Stdio3::null()).map(|()| None)
             }
             Body::ContainerStats(request) => Ok(Some(Answer::Stats(self.find(&request.id)?.stats()))),
+            Body::PodStats(_) => Ok(Some(Answer::PodStats(counters::pod_stats()))),
             Body::Ping(_) => Ok(Some(Answer::Info(self.info()))),
             Body::ReleaseDrive(request) => match &self.guest {
                 Some(guest) => guest.drives.forget(request.index).map(|()| None),
@@ -247,9 +259,8 @@ impl Agent {
             let upper = self.guest.as_ref().map(|guest| guest.drives.scratch().join(&container.id));
             let _ = container.delete(&self.reaper, upper.as_deref());
         }
-        let pod_pid = *lock(&self.pod_pid);
-        if pod_pid > 0 {
-            let _ = sys::kill(pod_pid, libc::SIGKILL);
+        for pid in [*lock(&self.pod_pid), self.holder].into_iter().filter(|pid| *pid > 0) {
+            let _ = sys::kill(pid, libc::SIGKILL);
         }
         (self.leave)(self)
     }

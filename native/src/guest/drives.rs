@@ -97,9 +97,9 @@ impl Drives {
         Ok(target)
     }
 
-    /// Container `user` does not need the drive any more.
-    pub fn release(&self, index: u32, user: &str) {
-        if let Some(users) = lock(&self.users).get_mut(&index) {
+    /// Container `user` does not need its drives any more.
+    pub fn release(&self, user: &str) {
+        for users in lock(&self.users).values_mut() {
             users.remove(user);
         }
     }

@@ -118,7 +118,8 @@ fn start() -> io::Result<Arc<Agent>> {
     std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     block_sigchld();
     let guest = Guest { drives: Drives::default() };
-    let agent = Agent::new(Some(guest), PathBuf::from("/run/tinderbox"), 0, |_| end_machine());
+    let agent =
+        Agent::new(Some(guest), PathBuf::from("/run/tinderbox"), agent::pause::Pod::default(), |_| end_machine());
     Ok(Arc::new(agent))
 }
 

@@ -1,6 +1,7 @@
 /** The engine's containers as CRI messages. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Container, Mount } from "../engine/contract.ts";
+import type { IdMapping } from "../network/contract.ts";
 import {
   type ContainerSchema,
   ContainerState,
@@ -50,10 +51,21 @@ function times(container: Container) {
   return { startedAt, finishedAt, exitCode, reason, message };
 }
 
-const mountToCri = (mount: Mount) => ({
+const mappingToCri = ({ inside, outside, length }: IdMapping) => ({
+  containerId: inside,
+  hostId: outside,
+  length,
+});
+
+const mountToCri = (mount: Mount, imageRef: string | undefined) => ({
   containerPath: mount.containerPath,
-  hostPath: mount.hostPath,
+  ...(mount.source.kind === "path"
+    ? { hostPath: mount.source.path }
+    : { image: { image: mount.source.image, imageRef: imageRef ?? "" }, imageSubPath: mount.source.subPath }),
   readonly: mount.readonly,
+  recursiveReadOnly: mount.recursiveReadOnly,
+  uidMappings: mount.uidMappings.map(mappingToCri),
+  gidMappings: mount.gidMappings.map(mappingToCri),
   propagation: propagations[mount.propagation],
 });
 
@@ -65,7 +77,7 @@ export function containerStatusToCri(container: Container): MessageInitShape<typ
     ...times(container),
     // What the user wrote: kubectl shows it.
     image: { image: container.config.userImage, userSpecifiedImage: container.config.userImage },
-    mounts: container.config.mounts.map(mountToCri),
+    mounts: container.config.mounts.map((mount, n) => mountToCri(mount, container.volumeImageIds[n])),
     logPath: container.logPath,
     resources: { linux: resourcesToCri(container.config.resources) },
     user: {

@@ -9,6 +9,7 @@ import type { CriContext } from "./cri-context.ts";
 import { execSyncCalls } from "./exec-sync.ts";
 import { imageCalls } from "./image-calls.ts";
 import { podLifecycleCalls } from "./pod-lifecycle.ts";
+import { podMetricCalls } from "./pod-metrics.ts";
 import { podQueryCalls } from "./pod-queries.ts";
 import { runtimeStatusCalls } from "./runtime-status.ts";
 import { statsCalls } from "./stats.ts";
@@ -26,6 +27,7 @@ export function createCriServer(context: CriContext): Server {
     ...execSyncCalls(context),
     ...streamUrlCalls(context),
     ...statsCalls(context),
+    ...podMetricCalls(context),
     ...containerEventCalls(context),
   };
   const { logger, observe } = context;

@@ -1,7 +1,12 @@
 /** Namespace options of CRI, whose enum starts with POD: an unset message means POD everywhere. */
-import type { NamespaceOption } from "../rpc/gen/runtime/v1/api_pb.ts";
+import type { IdMapping, IdMaps } from "../network/contract.ts";
+import type {
+  NamespaceOption,
+  UserNamespace,
+  IDMapping as WireMapping,
+} from "../rpc/gen/runtime/v1/api_pb.ts";
 import { NamespaceMode } from "../rpc/gen/runtime/v1/api_pb.ts";
-import { choice, refuse } from "./field-checks.ts";
+import { choice, integer, invalid } from "./field-checks.ts";
 
 const words = {
   network: { [NamespaceMode.POD]: "pod", [NamespaceMode.NODE]: "node" },
@@ -19,23 +24,50 @@ export type ParsedNamespaces = {
   readonly ipc: "pod" | "node";
   readonly pid: "pod" | "container" | "node" | "target";
   readonly targetId: string;
+  readonly user: IdMaps | undefined;
 };
 
-/** Reads the options at `path`. User namespaces are refused. */
+const maxId = 0xffff_ffff;
+
+/** Mappings of a user namespace or of a mount. */
+export function parseMappings(path: string, mappings: readonly WireMapping[]): readonly IdMapping[] {
+  return mappings.map(({ containerId, hostId, length }, n) => {
+    const at = `${path}[${n}]`;
+    return {
+      inside: integer(`${at}.container_id`, containerId, 0, maxId - 1),
+      outside: integer(`${at}.host_id`, hostId, 0, maxId - 1),
+      length: integer(`${at}.length`, length, 1, maxId - Math.max(hostId, containerId)),
+    };
+  });
+}
+
+function parseUserNamespace(path: string, options: UserNamespace | undefined): IdMaps | undefined {
+  if (options === undefined) return undefined;
+  const { mode } = options;
+  if (mode === NamespaceMode.NODE) {
+    if (options.uids.length + options.gids.length > 0)
+      throw invalid(`${path}.uids`, options.uids.length, "no mappings when mode is NODE");
+    return undefined;
+  }
+  if (mode !== NamespaceMode.POD) throw invalid(`${path}.mode`, mode, "0 (POD) or 2 (NODE)");
+  const map = (name: "uids" | "gids"): readonly IdMapping[] => {
+    const parsed = parseMappings(`${path}.${name}`, options[name]);
+    const [only] = parsed;
+    if (parsed.length !== 1 || only?.inside !== 0)
+      throw invalid(`${path}.${name}`, parsed.length, "exactly one mapping, which begins at container_id 0");
+    return parsed;
+  };
+  return { uids: map("uids"), gids: map("gids") };
+}
+
+/** Reads the options at `path`. */
 export function parseNamespaces(path: string, options: NamespaceOption | undefined): ParsedNamespaces {
-  const userns = options?.usernsOptions;
-  refuse(
-    userns !== undefined &&
-      (userns.mode !== NamespaceMode.NODE || userns.uids.length + userns.gids.length > 0),
-    `${path}.userns_options`,
-    userns && { mode: userns.mode },
-    "only NODE (no user namespace); a microVM handler separates users by its kernel",
-  );
   return {
     network: choice(`${path}.network`, options?.network ?? 0, words.network),
     ipc: choice(`${path}.ipc`, options?.ipc ?? 0, words.ipc),
     pid: choice(`${path}.pid`, options?.pid ?? 0, words.pid),
     targetId: options?.targetId ?? "",
+    user: parseUserNamespace(`${path}.userns_options`, options?.usernsOptions),
   };
 }
 

@@ -110,11 +110,15 @@ const refusedContainers: readonly (readonly [ContainerInit, string, RegExp])[] =
   [{ linux: { securityContext: { runAsGroup: { value: 1n } } } }, "INVALID", /run_as_group/],
   [{ linux: { securityContext: { privileged: true } } }, "INVALID", /security_context\.privileged/],
   [
-    { linux: { securityContext: { seccomp: { profileType: 2, localhostRef: "/p" } } } },
-    "UNSUPPORTED",
-    /seccomp: "Localhost \/p"/,
+    { linux: { securityContext: { seccomp: { profileType: 2, localhostRef: "p" } } } },
+    "INVALID",
+    /seccomp.localhost_ref: "p"/,
   ],
-  [{ linux: { securityContext: { apparmorProfile: "localhost/x" } } }, "UNSUPPORTED", /apparmor_profile/],
+  [
+    { linux: { securityContext: { apparmorProfile: "localhost/x" } } },
+    "UNSUPPORTED",
+    /apparmor: "Localhost x" .* AppArmor is not enabled/,
+  ],
   [{ CDIDevices: [{ name: "v/c=d" }] }, "UNSUPPORTED", /CDI_devices/],
   [
     { mounts: [{ containerPath: "/a", hostPath: "/b", recursiveReadOnly: true }] },

@@ -16,6 +16,7 @@ import {
   refuse,
   required,
 } from "./field-checks.ts";
+import { parseMappings } from "./namespace-modes.ts";
 import { parseContainerSecurity } from "./parse-container-security.ts";
 import { parseResources } from "./parse-resources.ts";
 import { checkRelabel } from "./security-profiles.ts";
@@ -27,39 +28,49 @@ const propagations = {
   [MountPropagation.PROPAGATION_BIDIRECTIONAL]: "rshared",
 } as const;
 
+function parseSource(path: string, mount: WireMount): Mount["source"] {
+  if (mount.image === undefined) {
+    if (mount.imageSubPath !== "")
+      throw invalid(`${path}.image_sub_path`, mount.imageSubPath, "only together with image");
+    return { kind: "path", path: absolutePath(`${path}.host_path`, mount.hostPath) };
+  }
+  if (mount.hostPath !== "") throw invalid(`${path}.host_path`, mount.hostPath, "empty when image is set");
+  if (!mount.readonly) throw invalid(`${path}.readonly`, false, "true for a volume that is an image");
+  const { imageSubPath } = mount;
+  plainText(`${path}.image_sub_path`, imageSubPath, 0, 4096);
+  if (imageSubPath.startsWith("/") || imageSubPath.split("/").includes(".."))
+    throw invalid(
+      `${path}.image_sub_path`,
+      imageSubPath,
+      "a path relative to the image's root, without `..`",
+    );
+  return {
+    kind: "image",
+    image: plainText(`${path}.image.image`, mount.image.image, 1, 1024),
+    subPath: imageSubPath,
+  };
+}
+
 function parseMount(path: string, mount: WireMount): Mount {
-  refuse(mount.image !== undefined, `${path}.image`, mount.image?.image, "image volumes are not mounted");
-  refuse(
-    mount.imageSubPath !== "",
-    `${path}.image_sub_path`,
-    mount.imageSubPath,
-    "image volumes are not mounted",
-  );
-  refuse(
-    mount.uidMappings.length > 0,
-    `${path}.uidMappings`,
-    mount.uidMappings.length,
-    "mounts are not id-mapped",
-  );
-  refuse(
-    mount.gidMappings.length > 0,
-    `${path}.gidMappings`,
-    mount.gidMappings.length,
-    "mounts are not id-mapped",
-  );
-  // The kubelet looks for this word.
-  refuse(
-    mount.recursiveReadOnly,
-    `RROUnsupported: ${path}.recursive_read_only`,
-    true,
-    "`readonly` covers the mount itself only",
-  );
   checkRelabel(`${path}.selinux_relabel`, mount.selinuxRelabel);
+  const propagation = choice(`${path}.propagation`, mount.propagation, propagations);
+  const { readonly, recursiveReadOnly } = mount;
+  if (recursiveReadOnly && (!readonly || propagation !== "private"))
+    throw invalid(`${path}.recursive_read_only`, true, "only with readonly and PROPAGATION_PRIVATE");
+  const uidMappings = parseMappings(`${path}.uidMappings`, mount.uidMappings);
+  const gidMappings = parseMappings(`${path}.gidMappings`, mount.gidMappings);
+  if (uidMappings.length > 0 !== gidMappings.length > 0)
+    throw invalid(`${path}.gidMappings`, gidMappings.length, "both uidMappings and gidMappings, or none");
+  if (uidMappings.length > 0 && propagation !== "private")
+    throw invalid(`${path}.propagation`, mount.propagation, "PROPAGATION_PRIVATE for an id-mapped mount");
   return {
     containerPath: absolutePath(`${path}.container_path`, mount.containerPath),
-    hostPath: absolutePath(`${path}.host_path`, mount.hostPath),
-    readonly: mount.readonly,
-    propagation: choice(`${path}.propagation`, mount.propagation, propagations),
+    source: parseSource(path, mount),
+    readonly,
+    recursiveReadOnly,
+    uidMappings,
+    gidMappings,
+    propagation,
   };
 }
 
@@ -98,7 +109,7 @@ export function parseContainerConfig(config: WireConfig | undefined, pod: PodCon
   const security = parseContainerSecurity(
     "config.linux.security_context",
     given.linux?.securityContext,
-    pod.namespaces.network,
+    pod.namespaces,
   );
   if (security.privileged && !pod.privileged) {
     throw invalid(

@@ -1,12 +1,13 @@
 /** CRI's LinuxContainerSecurityContext as the engine's ContainerSecurity. */
-import type { ContainerSecurity } from "../engine/contract.ts";
+import { isDeepStrictEqual } from "node:util";
+import type { ContainerSecurity, PodConfig } from "../engine/contract.ts";
 import {
   type LinuxContainerSecurityContext,
   SupplementalGroupsPolicy,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { absolutePath, choice, integer, invalid, plainText } from "./field-checks.ts";
 import { parseNamespaces } from "./namespace-modes.ts";
-import { checkProfile, checkProfileText, checkSelinux } from "./security-profiles.ts";
+import { checkSelinux, parseAppArmor, parseSeccomp } from "./security-profiles.ts";
 
 /** A uid above this turns negative, and then to root, in some runtimes. */
 const maxId = 0x7fff_ffff;
@@ -23,20 +24,22 @@ function capabilities(path: string, names: readonly string[]): readonly string[]
   });
 }
 
-/** Parses and checks; `podNetwork` is the pod's mode, which no container can leave. */
+/** Parses and checks; network and user namespace are the pod's, which no container can leave. */
 export function parseContainerSecurity(
   path: string,
   context: LinuxContainerSecurityContext | undefined,
-  podNetwork: "pod" | "node",
+  pod: PodConfig["namespaces"],
 ): ContainerSecurity {
   const namespaces = parseNamespaces(`${path}.namespace_options`, context?.namespaceOptions);
-  if (namespaces.network === "node" && podNetwork === "pod") {
+  if (namespaces.network === "node" && pod.network === "pod") {
     throw invalid(
       `${path}.namespace_options.network`,
       2,
       "POD, because the pod has its own network namespace",
     );
   }
+  if (namespaces.user && !isDeepStrictEqual(namespaces.user, pod.user))
+    throw invalid(`${path}.namespace_options.userns_options`, namespaces.user, "what the pod was made with");
   if (namespaces.pid === "target" && namespaces.targetId === "") {
     throw invalid(
       `${path}.namespace_options.target_id`,
@@ -45,10 +48,6 @@ export function parseContainerSecurity(
     );
   }
   checkSelinux(`${path}.selinux_options`, context?.selinuxOptions);
-  checkProfile(`${path}.seccomp`, context?.seccomp);
-  checkProfile(`${path}.apparmor`, context?.apparmor);
-  checkProfileText(`${path}.apparmor_profile`, context?.apparmorProfile ?? "");
-  checkProfileText(`${path}.seccomp_profile_path`, context?.seccompProfilePath ?? "");
   const user = context?.runAsUser?.value;
   const group = context?.runAsGroup?.value;
   const username = plainText(`${path}.run_as_username`, context?.runAsUsername ?? "", 0, 256);
@@ -86,6 +85,8 @@ export function parseContainerSecurity(
     ),
     readonlyRootfs: context?.readonlyRootfs ?? false,
     noNewPrivs: context?.noNewPrivs ?? false,
+    seccomp: parseSeccomp(`${path}.seccomp`, context?.seccomp, context?.seccompProfilePath ?? ""),
+    appArmorProfile: parseAppArmor(`${path}.apparmor`, context?.apparmor, context?.apparmorProfile ?? ""),
     maskedPaths: (context?.maskedPaths ?? []).map((one, n) =>
       absolutePath(`${path}.masked_paths[${n}]`, one),
     ),

@@ -19,7 +19,7 @@ import {
   required,
 } from "./field-checks.ts";
 import { type ParsedNamespaces, parseNamespaces } from "./namespace-modes.ts";
-import { checkProfile, checkProfileText, checkSelinux } from "./security-profiles.ts";
+import { checkSelinux, parseAppArmor, parseSeccomp } from "./security-profiles.ts";
 
 const protocols = { [Protocol.TCP]: "tcp", [Protocol.UDP]: "udp", [Protocol.SCTP]: "sctp" } as const;
 /** Kernel limit of a UTS node name */
@@ -104,11 +104,19 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
   if (namespaces.pid === "target")
     throw invalid(`${at}.namespace_options.pid`, 3, "POD, CONTAINER or NODE for a pod");
   checkSelinux(`${at}.selinux_options`, security?.selinuxOptions);
-  checkProfile(`${at}.seccomp`, security?.seccomp);
-  checkProfile(`${at}.apparmor`, security?.apparmor);
-  checkProfileText(`${at}.seccomp_profile_path`, security?.seccompProfilePath ?? "");
+  // No process of an image runs for the pod itself, so there is nothing to confine; what is wrong is told all the same.
+  parseSeccomp(`${at}.seccomp`, security?.seccomp, security?.seccompProfilePath ?? "");
+  parseAppArmor(`${at}.apparmor`, security?.apparmor, "");
   if (security?.runAsGroup !== undefined && security.runAsUser === undefined) {
     throw invalid(`${at}.run_as_group`, security.runAsGroup.value, "only together with run_as_user");
+  }
+  for (const kind of ["network", "pid", "ipc"] as const) {
+    if (namespaces.user && namespaces[kind] === "node")
+      throw invalid(
+        `${at}.namespace_options.${kind}`,
+        2,
+        "not NODE in a pod with a user namespace of its own",
+      );
   }
   const sysctls = linux?.sysctls ?? {};
   checkSysctls("config.linux.sysctls", sysctls, namespaces);
@@ -135,7 +143,12 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
     annotations: given.annotations,
     cgroupParent: parseCgroupParent("config.linux.cgroup_parent", linux?.cgroupParent ?? ""),
     sysctls,
-    namespaces: { network: namespaces.network, pid: namespaces.pid, ipc: namespaces.ipc },
+    namespaces: {
+      network: namespaces.network,
+      pid: namespaces.pid,
+      ipc: namespaces.ipc,
+      ...(namespaces.user ? { user: namespaces.user } : {}),
+    },
     privileged: security?.privileged ?? false,
     readonlyRootfs: security?.readonlyRootfs ?? false,
   };

@@ -27,7 +27,9 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
     }),
     status: async ({ verbose }) => {
       const notReady = engine.networkNotReady();
-      const features = { recursiveReadOnlyMounts: false, userNamespaces: false };
+      const features = new Map(engine.handlers.map((handler) => [handler.name, handler.features]));
+      const ofDefault = features.get(engine.defaultHandler);
+      if (ofDefault) features.set("", ofDefault);
       return {
         status: {
           conditions: [
@@ -37,7 +39,7 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
               : { type: "NetworkReady", status: false, reason: "NetworkPluginNotReady", message: notReady },
           ],
         },
-        runtimeHandlers: ["", ...engine.handlers.map(({ name }) => name)].map((name) => ({ name, features })),
+        runtimeHandlers: [...features].map(([name, ofHandler]) => ({ name, features: ofHandler })),
         features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false },
         info: verbose ? { config: configJson, handlers: JSON.stringify(engine.handlers) } : {},
       };

@@ -1,31 +1,94 @@
-/** What is refused in security contexts: profiles that would not be applied must not look as if they were. */
-import { existsSync } from "node:fs";
+/** Profiles in security contexts: seccomp's are obeyed, AppArmor's where the host has it, SELinux labels are refused. */
+import { existsSync, readFileSync } from "node:fs";
+import type { SeccompChoice } from "../engine/seccomp-profile.ts";
 import type { SELinuxOption, SecurityProfile } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { SecurityProfile_ProfileType } from "../rpc/gen/runtime/v1/api_pb.ts";
-import { invalid, refuse } from "./field-checks.ts";
+import { absolutePath, invalid, plainText, refuse } from "./field-checks.ts";
 
-/** Seccomp and AppArmor profiles: the runtime's default and none are accepted, a file or name of the host's is not. */
-export function checkProfile(path: string, profile: SecurityProfile | undefined): void {
-  if (profile === undefined) return;
-  const known: readonly number[] = Object.values(SecurityProfile_ProfileType);
-  if (!known.includes(profile.profileType))
-    throw invalid(`${path}.profile_type`, profile.profileType, "0 (RuntimeDefault) or 1 (Unconfined)");
-  refuse(
-    profile.profileType === SecurityProfile_ProfileType.Localhost,
-    path,
-    `Localhost ${profile.localhostRef}`,
-    "only RuntimeDefault and Unconfined",
-  );
+type Profile =
+  | { readonly kind: "unset" }
+  | { readonly kind: "unconfined" }
+  | { readonly kind: "default" }
+  | { readonly kind: "localhost"; readonly reference: string };
+
+/** The message form, or where that is unset the text form that older clients send. */
+function parseProfile(path: string, profile: SecurityProfile | undefined, text: string): Profile {
+  if (profile === undefined) {
+    if (text === "") return { kind: "unset" };
+    if (text === "unconfined") return { kind: "unconfined" };
+    if (text === "runtime/default" || text === "docker/default") return { kind: "default" };
+    if (text.startsWith("localhost/"))
+      return { kind: "localhost", reference: text.slice("localhost/".length) };
+    throw invalid(path, text, "runtime/default, unconfined or localhost/PROFILE");
+  }
+  switch (profile.profileType) {
+    case SecurityProfile_ProfileType.RuntimeDefault:
+      return { kind: "default" };
+    case SecurityProfile_ProfileType.Unconfined:
+      return { kind: "unconfined" };
+    case SecurityProfile_ProfileType.Localhost:
+      return { kind: "localhost", reference: profile.localhostRef };
+    default:
+      throw invalid(
+        `${path}.profile_type`,
+        profile.profileType,
+        "0 (RuntimeDefault), 1 (Unconfined) or 2 (Localhost)",
+      );
+  }
 }
 
-/** The text forms that older clients send. */
-export function checkProfileText(path: string, value: string): void {
-  refuse(
-    !["", "unconfined", "runtime/default", "docker/default"].includes(value),
-    path,
-    value,
-    "only runtime/default and unconfined",
-  );
+/** Seccomp of a pod or container; none asked for is none, as the CRI says. */
+export function parseSeccomp(
+  path: string,
+  profile: SecurityProfile | undefined,
+  text: string,
+): SeccompChoice {
+  const parsed = parseProfile(path, profile, text);
+  if (parsed.kind === "localhost")
+    return { kind: "file", path: absolutePath(`${path}.localhost_ref`, parsed.reference) };
+  return { kind: parsed.kind === "default" ? "default" : "unconfined" };
+}
+
+/** Where the kernel says what it has of AppArmor. */
+export type AppArmorFiles = { readonly enabled: string; readonly profiles: string };
+const hostFiles: AppArmorFiles = {
+  enabled: "/sys/module/apparmor/parameters/enabled",
+  profiles: "/sys/kernel/security/apparmor/profiles",
+};
+
+function loadedProfiles(files: AppArmorFiles): ReadonlySet<string> {
+  const names = existsSync(files.profiles) ? readFileSync(files.profiles, "utf8").split("\n") : [];
+  return new Set(names.map((line) => line.replace(/ \(\w+\)$/, "")));
+}
+
+/**
+ * The AppArmor profile of a container; "" for none. Without AppArmor on the host the runtime's default is none; a named
+ * profile is refused there, and where it is not loaded.
+ */
+export function parseAppArmor(
+  path: string,
+  profile: SecurityProfile | undefined,
+  text: string,
+  files: AppArmorFiles = hostFiles,
+): string {
+  const parsed = parseProfile(path, profile, text);
+  const isOn = existsSync(files.enabled) && readFileSync(files.enabled, "utf8").startsWith("Y");
+  if (parsed.kind === "unset") return "";
+  if (parsed.kind === "unconfined") return isOn ? "unconfined" : "";
+  if (parsed.kind === "default") {
+    refuse(
+      isOn,
+      path,
+      "RuntimeDefault",
+      "no default AppArmor profile is loaded by this runtime; name one of yours",
+    );
+    return "";
+  }
+  const name = plainText(`${path}.localhost_ref`, parsed.reference, 1, 4096);
+  refuse(!isOn, path, `Localhost ${name}`, "AppArmor is not enabled on this host");
+  if (!loadedProfiles(files).has(name))
+    throw invalid(`${path}.localhost_ref`, name, "a profile that is loaded (see apparmor_status)");
+  return name;
 }
 
 /** Any SELinux label is refused. */

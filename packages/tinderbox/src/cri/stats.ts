@@ -1,10 +1,10 @@
 /** ContainerStats and PodSandboxStats with their lists. A list leaves out what does not answer soon: it must never wait on one VM. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { TinderboxError } from "../base/errors.ts";
-import type { Container, ContainerUsage, Pod } from "../engine/contract.ts";
+import type { Container, ContainerUsage, Pod, PodUsage } from "../engine/contract.ts";
 import type {
   ContainerStatsFilter,
   ContainerStatsSchema,
+  NetworkUsageSchema,
   PodSandboxStatsFilter,
   PodSandboxStatsSchema,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
@@ -12,8 +12,7 @@ import { inChunks } from "./chunks.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf } from "./field-checks.ts";
 import { hasLabels, matchesId } from "./label-filter.ts";
-
-const listTimeoutMs = 2000;
+import { soon } from "./soon.ts";
 
 type Stats = MessageInitShape<typeof ContainerStatsSchema>;
 type Sample = { readonly atNs: bigint; readonly usageNs: bigint; readonly nanoCores: bigint };
@@ -68,12 +67,38 @@ function toCri(container: Container, usage: ContainerUsage, nanoCores: bigint, m
       usedBytes: { value: usage.writableBytes },
       inodesUsed: { value: usage.writableInodes },
     },
+    ...swapOf(usage, timestamp),
   };
+}
+
+function swapOf({ counters }: ContainerUsage, timestamp: bigint): Pick<Stats, "swap"> {
+  const used = counters["memory_swap"];
+  if (used === undefined) return {};
+  const limit = counters["swap_limit"];
+  const left = limit === undefined ? {} : { swapAvailableBytes: { value: limit > used ? limit - used : 0n } };
+  return { swap: { timestamp, swapUsageBytes: { value: used }, ...left } };
+}
+
+function networkOf(usage: PodUsage): MessageInitShape<typeof NetworkUsageSchema> | undefined {
+  const interfaces = usage.interfaces.map(({ name, received, sent }) => ({
+    name,
+    rxBytes: { value: received.bytes },
+    rxErrors: { value: received.errors },
+    txBytes: { value: sent.bytes },
+    txErrors: { value: sent.errors },
+  }));
+  const [defaultInterface] = interfaces;
+  return defaultInterface && { timestamp: usage.timestampNs, defaultInterface, interfaces };
 }
 
 type Measured = { readonly container: Container; readonly usage: ContainerUsage; readonly stats: Stats };
 
-function podToStats(pod: Pod, measured: readonly Measured[]): MessageInitShape<typeof PodSandboxStatsSchema> {
+function podToStats(
+  pod: Pod,
+  measured: readonly Measured[],
+  usage: PodUsage | undefined,
+): MessageInitShape<typeof PodSandboxStatsSchema> {
+  const network = usage && networkOf(usage);
   const { name, uid, namespace, attempt, labels, annotations } = pod.config;
   const sum = (pick: (one: Measured) => bigint) => ({
     value: measured.reduce((total, one) => total + pick(one), 0n),
@@ -100,6 +125,7 @@ function podToStats(pod: Pod, measured: readonly Measured[]): MessageInitShape<t
         pageFaults: sum(({ usage }) => usage.pageFaults),
         majorPageFaults: sum(({ usage }) => usage.majorPageFaults),
       },
+      ...(network && { network }),
       process: { timestamp, processCount: sum(({ usage }) => usage.pids) },
       containers: measured.map(({ stats }) => stats),
     },
@@ -116,27 +142,8 @@ export function statsCalls({ engine, logger }: CriContext): RuntimeCalls {
     return { container, usage, stats: toCri(container, usage, rates.rate(usage), where) };
   };
 
-  const measureSoon = async (container: Container, where: string): Promise<Measured | undefined> => {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new TinderboxError("TIMEOUT", `no answer in ${listTimeoutMs} ms`)),
-        listTimeoutMs,
-      );
-    });
-    try {
-      return await Promise.race([measure(container, where), late]);
-    } catch (cause) {
-      // It may have ended meanwhile; anything else is for the log, not for the other containers' figures.
-      logger.debug("no figures of a container", {
-        container: container.id,
-        error: TinderboxError.from(cause).message,
-      });
-      return undefined;
-    } finally {
-      clearTimeout(timer);
-    }
-  };
+  const measureSoon = (container: Container, where: string): Promise<Measured | undefined> =>
+    soon(`container ${container.id}`, logger, () => measure(container, where));
 
   const measureAll = async (wanted: (container: Container) => boolean): Promise<readonly Measured[]> => {
     const all = engine.containers();
@@ -146,6 +153,9 @@ export function statsCalls({ engine, logger }: CriContext): RuntimeCalls {
     const measured = await Promise.all(running.map((container) => measureSoon(container, where)));
     return measured.filter((one) => one !== undefined);
   };
+
+  const podUsage = (pod: Pod): Promise<PodUsage | undefined> =>
+    soon(`pod ${pod.id}`, logger, () => engine.podUsage(pod.id));
 
   const listContainers = async (filter: ContainerStatsFilter | undefined): Promise<Stats[]> => {
     const measured = await measureAll(
@@ -168,10 +178,13 @@ export function statsCalls({ engine, logger }: CriContext): RuntimeCalls {
       );
     const ids = new Set(pods.map(({ id }) => id));
     const measured = await measureAll(({ podId }) => ids.has(podId));
-    return pods.map((pod) =>
-      podToStats(
-        pod,
-        measured.filter(({ container }) => container.podId === pod.id),
+    return Promise.all(
+      pods.map(async (pod) =>
+        podToStats(
+          pod,
+          measured.filter(({ container }) => container.podId === pod.id),
+          await podUsage(pod),
+        ),
       ),
     );
   };
@@ -187,7 +200,9 @@ export function statsCalls({ engine, logger }: CriContext): RuntimeCalls {
     },
     podSandboxStats: async ({ podSandboxId }) => {
       const pod = engine.pod(idOf("pod_sandbox_id", podSandboxId));
-      return { stats: podToStats(pod, await measureAll(({ podId }) => podId === pod.id)) };
+      return {
+        stats: podToStats(pod, await measureAll(({ podId }) => podId === pod.id), await podUsage(pod)),
+      };
     },
     listPodSandboxStats: async ({ filter }) => ({ stats: await listPods(filter) }),
     async *streamPodSandboxStats({ filter }) {

@@ -19,9 +19,9 @@ function withOverrides(config: DaemonConfig, options: DaemonOptions): DaemonConf
 }
 
 /** What containers are given, secrets too, is kept below it: for root only, also where somebody made it before (CVE-2021-41103). */
-function makePrivate(name: "root" | "state", directory: string, logger: Logger): void {
+function makePrivate(name: "root" | "state", directory: string, wanted: 0o700 | 0o711, logger: Logger): void {
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    mkdirSync(directory, { recursive: true, mode: wanted });
   } catch (cause) {
     const { message } = TinderboxError.from(cause);
     throw new TinderboxError("CONFIG", `--${name} or ${name}: ${JSON.stringify(directory)}: ${message}`, {
@@ -29,9 +29,13 @@ function makePrivate(name: "root" | "state", directory: string, logger: Logger):
     });
   }
   const mode = statSync(directory).mode & 0o777;
-  if ((mode & 0o77) === 0) return;
-  chmodSync(directory, 0o700);
-  logger.warn("others could enter this directory; now only root can", { directory, mode: mode.toString(8) });
+  if (mode === wanted) return;
+  chmodSync(directory, wanted);
+  if ((mode & 0o77 & ~wanted) !== 0)
+    logger.warn("others could enter this directory; now only root can", {
+      directory,
+      mode: mode.toString(8),
+    });
 }
 
 /** Resolves with the reason when the daemon is asked to end. */
@@ -50,7 +54,9 @@ async function serve(options: DaemonOptions): Promise<void> {
   const defaultLevel = options.logLevel ?? "info";
   const threshold: LogThreshold = { level: options.logLevel ?? config.logLevel ?? defaultLevel };
   const logger = createLogger({ level: threshold, format: options.logFormat });
-  for (const name of ["root", "state"] as const) makePrivate(name, config[name], logger);
+  makePrivate("root", config.root, 0o700, logger);
+  // Can be passed through, not looked into: the root file system of a pod with a user namespace is below it.
+  makePrivate("state", config.state, 0o711, logger);
   using _lock = lockRoot(config.root);
   process.on("uncaughtException", (cause) => {
     // The next daemon finds the pods again; going on with broken state would be worse.

@@ -19,8 +19,13 @@ export function hostCapabilities(): ReadonlySet<string> {
   return new Set(names.filter((_, n) => (bits >> BigInt(n)) & 1n));
 }
 
+/** `CAP_` names by set */
+export type OciCapabilities = Readonly<
+  Record<"bounding" | "effective" | "permitted" | "inheritable" | "ambient", readonly string[]>
+>;
+
 /** The OCI `process.capabilities`; `available` is what the place can give. */
-export function capabilitySet(security: ContainerSecurity, available: ReadonlySet<string>): object {
+export function capabilitySet(security: ContainerSecurity, available: ReadonlySet<string>): OciCapabilities {
   const plain = (field: string, list: readonly string[]): readonly string[] =>
     list.map((written) => {
       const name = written.toUpperCase().replace(/^CAP_/, "");

@@ -1,8 +1,10 @@
 /** What the doors (CRI, later the shim) see of pods and containers. No gRPC types here. */
 import type { Duplex } from "node:stream";
 import type { Digest, ImageService } from "../image/contract.ts";
-import type { PortMapping } from "../network/contract.ts";
+import type { IdMapping, IdMaps, PortMapping } from "../network/contract.ts";
 import type { AttachOptions, ProcessStreams } from "../sandbox/contract.ts";
+import type { HandlerFeatures } from "./host-features.ts";
+import type { SeccompChoice } from "./seccomp-profile.ts";
 
 export type NamespaceMode = "pod" | "container" | "node" | "target";
 
@@ -29,6 +31,8 @@ export type PodConfig = {
     readonly network: "pod" | "node";
     readonly pid: "pod" | "container" | "node";
     readonly ipc: "pod" | "node";
+    /** Absent: the host's */
+    readonly user?: IdMaps;
   };
   readonly privileged: boolean;
   readonly readonlyRootfs: boolean;
@@ -45,8 +49,16 @@ export type Pod = {
 
 export type Mount = {
   readonly containerPath: string;
-  readonly hostPath: string;
+  readonly source:
+    | { readonly kind: "path"; readonly path: string }
+    /** Any form that ImageService.get takes; always read-only. `subPath` "" is the whole image */
+    | { readonly kind: "image"; readonly image: string; readonly subPath: string };
   readonly readonly: boolean;
+  /** The mounts below it are read-only as well */
+  readonly recursiveReadOnly: boolean;
+  /** An id-mapped mount when there are any */
+  readonly uidMappings: readonly IdMapping[];
+  readonly gidMappings: readonly IdMapping[];
   readonly propagation: "private" | "rslave" | "rshared";
 };
 export type Device = {
@@ -82,6 +94,10 @@ export type ContainerSecurity = {
   readonly supplementalGroupsPolicy: "merge" | "strict";
   readonly readonlyRootfs: boolean;
   readonly noNewPrivs: boolean;
+  /** Not applied to a privileged container */
+  readonly seccomp: SeccompChoice;
+  /** "" for none */
+  readonly appArmorProfile: string;
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
 };
@@ -128,6 +144,8 @@ export type Container = {
   readonly podId: string;
   readonly config: ContainerConfig;
   readonly imageId: Digest;
+  /** Of its image volumes, by the index of the mount */
+  readonly volumeImageIds: Readonly<Record<number, Digest>>;
   /** A repo digest of the image, or its id when it has none */
   readonly imageRef: string;
   readonly createdAtNs: bigint;
@@ -163,6 +181,35 @@ export type ContainerUsage = {
   readonly majorPageFaults: bigint;
   readonly writableBytes: bigint;
   readonly writableInodes: bigint;
+  /** What else the kernel counts, by the names in native/src/agent/counters.rs; absent: not counted, or no limit */
+  readonly counters: Readonly<Record<string, bigint>>;
+  readonly io: readonly DeviceIo[];
+};
+
+export type DeviceIo = {
+  readonly major: number;
+  readonly minor: number;
+  readonly readBytes: bigint;
+  readonly writeBytes: bigint;
+  readonly reads: bigint;
+  readonly writes: bigint;
+};
+
+/** One direction of a network interface */
+export type Traffic = {
+  readonly bytes: bigint;
+  readonly packets: bigint;
+  readonly errors: bigint;
+  readonly dropped: bigint;
+};
+
+export type PodUsage = {
+  readonly timestampNs: bigint;
+  readonly interfaces: readonly {
+    readonly name: string;
+    readonly received: Traffic;
+    readonly sent: Traffic;
+  }[];
 };
 
 export type EngineEvent = {
@@ -172,7 +219,11 @@ export type EngineEvent = {
   readonly atNs: bigint;
 };
 
-export type HandlerInfo = { readonly name: string; readonly place: "host" | "microvm" };
+export type HandlerInfo = {
+  readonly name: string;
+  readonly place: "host" | "microvm";
+  readonly features: HandlerFeatures;
+};
 
 /** Ids may be given as unique prefixes. A missing pod or container throws NOT_FOUND unless said otherwise. */
 export type Engine = {
@@ -199,6 +250,8 @@ export type Engine = {
   reopenLog(id: string): Promise<void>;
   updateResources(id: string, resources: LinuxResources): Promise<void>;
   usage(id: string): Promise<ContainerUsage>;
+  /** A pod in the node's network has no interfaces of its own. */
+  podUsage(podId: string): Promise<PodUsage>;
   exec(id: string, request: ExecRequest): Promise<ProcessStreams>;
   attach(id: string, options: AttachOptions): Promise<ProcessStreams>;
   portForward(podId: string, port: number): Promise<Duplex>;

@@ -9,8 +9,11 @@ import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
 import { newId } from "./id-index.ts";
 import { buildOciSpec, type PlaceFacts, type sentFiles } from "./oci-spec.ts";
+import { releaseImages } from "./remove-container.ts";
 import { logDirectoryOf } from "./run-pod.ts";
+import { readSeccompProfile } from "./seccomp-profile.ts";
 import { signalNumber } from "./signal-number.ts";
+import { makeMissingSources, prepareMounts, volumeImages } from "./volumes.ts";
 
 const createTimeoutMs = 4 * 60_000;
 const startTimeoutMs = 2 * 60_000;
@@ -37,7 +40,7 @@ export function containerLogPath(directory: string, logPath: string): string {
   return join(resolve(directory), ...parts);
 }
 
-async function placeFacts(pod: PodEntry): Promise<PlaceFacts> {
+async function placeFacts(pod: PodEntry, { security }: ContainerConfig): Promise<PlaceFacts> {
   const { record } = pod.stored;
   if (!record) throw new TinderboxError("WRONG_STATE", `pod ${pod.stored.pod.id} has no sandbox`);
   const isHost = record.place === "host";
@@ -48,6 +51,10 @@ async function placeFacts(pod: PodEntry): Promise<PlaceFacts> {
     capabilities: isHost ? hostCapabilities() : allCapabilities,
     lowestOomScoreAdj: isHost ? Number(readFileSync("/proc/self/oom_score_adj", "utf8")) : -1000,
     hostname: record.spec.hostname,
+    seccompFile:
+      security.seccomp.kind === "file" && !security.privileged
+        ? await readSeccompProfile(security.seccomp.path)
+        : undefined,
   };
 }
 
@@ -86,7 +93,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   checkPidMode(pod, config);
   const id = newId();
   const image = imageFor(state, config);
-  const facts = await placeFacts(pod);
+  const facts = await placeFacts(pod, config);
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
   const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
   signalNumber(stopSignal);
@@ -96,6 +103,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
     podId,
     config,
     imageId: image.id,
+    volumeImageIds: volumeImages(config, state.parts.images),
     imageRef: image.repoDigests[0] ?? image.id,
     createdAtNs: nowNs(),
     phase: { kind: "created" },
@@ -112,9 +120,8 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   try {
     const held = state.parts.images.hold(image.id, id);
     if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o700 });
-    // Sources that are missing are made, as directories: users of CRI-O and Docker rely on it.
-    for (const mount of config.mounts)
-      if (!existsSync(mount.hostPath)) await mkdir(mount.hostPath, { recursive: true });
+    const mounts = prepareMounts(config, container.volumeImageIds, state.parts.images, id);
+    await makeMissingSources(config);
     await sandbox.createContainer(
       {
         id,
@@ -126,6 +133,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
         stdin: config.stdin,
         stdinOnce: config.stdinOnce,
         logPath,
+        mounts,
         files: await filesFor(pod, facts.hostname),
       },
       AbortSignal.timeout(createTimeoutMs),
@@ -137,7 +145,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   } catch (cause) {
     state.containers.delete(id);
     await sandbox.deleteContainer(id).catch(() => {});
-    await state.parts.images.release(image.id, id);
+    await releaseImages(state, container);
     state.store.deleteContainer(id);
     throw cause;
   }

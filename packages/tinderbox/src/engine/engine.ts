@@ -4,9 +4,18 @@ import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { TinderboxError } from "../base/errors.ts";
 import type { AttachOptions, ProcessStreams, Sandbox } from "../sandbox/contract.ts";
-import type { Container, ContainerUsage, Engine, ExecRequest, LinuxResources, Pod } from "./contract.ts";
+import type {
+  Container,
+  ContainerUsage,
+  Engine,
+  ExecRequest,
+  LinuxResources,
+  Pod,
+  PodUsage,
+} from "./contract.ts";
 import { createContainer, startContainer } from "./create-container.ts";
 import { type ContainerEntry, type EngineParts, EngineState } from "./engine-state.ts";
+import { hostFeatures } from "./host-features.ts";
 import { ifThere } from "./id-index.ts";
 import { ociResources } from "./oci-resources.ts";
 import { recover } from "./recover.ts";
@@ -33,6 +42,25 @@ function sandboxOfRunning(state: EngineState, entry: ContainerEntry): Sandbox {
   return state.sandboxOf(podId);
 }
 
+async function podUsageOf(state: EngineState, podId: string): Promise<PodUsage> {
+  const sandbox = state.sandboxOf(podId);
+  const stats = await sandbox.podStats();
+  const isOwn = state.pod(podId).stored.pod.config.namespaces.network === "pod";
+  return {
+    timestampNs: stats.timestampNs,
+    interfaces: (isOwn ? stats.interfaces : []).map((one) => ({
+      name: one.name,
+      received: {
+        bytes: one.rxBytes,
+        packets: one.rxPackets,
+        errors: one.rxErrors,
+        dropped: one.rxDropped,
+      },
+      sent: { bytes: one.txBytes, packets: one.txPackets, errors: one.txErrors, dropped: one.txDropped },
+    })),
+  };
+}
+
 async function usageOf(state: EngineState, entry: ContainerEntry): Promise<ContainerUsage> {
   const { id, podId } = entry.stored.container;
   const stats = await state.sandboxOf(podId).containerStats(id);
@@ -48,6 +76,8 @@ async function usageOf(state: EngineState, entry: ContainerEntry): Promise<Conta
     majorPageFaults: stats.majorPageFaults,
     writableBytes: stats.writableBytes,
     writableInodes: stats.writableInodes,
+    counters: stats.counters,
+    io: stats.io,
   };
 }
 
@@ -102,7 +132,13 @@ class TinderboxEngine implements Engine {
     this.#state = state;
     this.images = state.parts.images;
     this.defaultHandler = state.parts.config.defaultHandler;
-    this.handlers = [...state.parts.factories].map(([name, { place }]) => ({ name, place }));
+    const inGuest = { recursiveReadOnlyMounts: false, userNamespaces: false };
+    const onHost = hostFeatures(state.parts.config.state);
+    this.handlers = [...state.parts.factories].map(([name, { place }]) => ({
+      name,
+      place,
+      features: place === "host" ? onHost : inGuest,
+    }));
   }
 
   networkNotReady(): string | undefined {
@@ -179,6 +215,10 @@ class TinderboxEngine implements Engine {
 
   async usage(id: string): Promise<ContainerUsage> {
     return usageOf(this.#state, this.#state.container(id));
+  }
+
+  async podUsage(podId: string): Promise<PodUsage> {
+    return podUsageOf(this.#state, this.#state.pod(podId).stored.pod.id);
   }
 
   async exec(id: string, request: ExecRequest): Promise<ProcessStreams> {

@@ -1,5 +1,6 @@
 /** The mounts of a container: what every one has, the files sent along, and what the request asks for. */
 import type { Mount } from "./contract.ts";
+import { preparedName } from "./volumes.ts";
 
 export type OciMount = {
   readonly destination: string;
@@ -16,6 +17,13 @@ export type MountFacts = {
   readonly files: Readonly<Record<string, string>>;
   readonly requested: readonly Mount[];
 };
+
+function sourceOf(mount: Mount, n: number): string {
+  const name = preparedName(mount, n);
+  if (name !== undefined) return `@mounts/${name}`;
+  // An image is always prepared.
+  return mount.source.kind === "path" ? mount.source.path : "";
+}
 
 const depth = (path: string): number => path.split("/").filter((part) => part !== "").length;
 
@@ -56,10 +64,10 @@ export function ociMounts(facts: MountFacts): readonly OciMount[] {
   ];
   const requested = facts.requested
     .map(
-      (mount): OciMount => ({
+      (mount, n): OciMount => ({
         destination: mount.containerPath,
         type: "bind",
-        source: mount.hostPath,
+        source: sourceOf(mount, n),
         options: [
           "rbind",
           mount.propagation === "private" ? "rprivate" : mount.propagation,

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Digest, Image } from "../image/contract.ts";
 import { allCapabilities } from "./capability-set.ts";
-import type { ContainerConfig, ContainerSecurity, PodConfig } from "./contract.ts";
+import type { ContainerConfig, ContainerSecurity, Mount, PodConfig } from "./contract.ts";
 import { containerLogPath } from "./create-container.ts";
 import { type BuiltSpec, buildOciSpec, type PlaceFacts } from "./oci-spec.ts";
 import { signalNumber } from "./signal-number.ts";
@@ -42,6 +42,8 @@ const security: ContainerSecurity = {
   supplementalGroupsPolicy: "merge",
   readonlyRootfs: false,
   noNewPrivs: false,
+  seccomp: { kind: "unconfined" },
+  appArmorProfile: "",
   maskedPaths: [],
   readonlyPaths: [],
 };
@@ -104,6 +106,7 @@ const facts: PlaceFacts = {
   capabilities: allCapabilities,
   lowestOomScoreAdj: -5,
   hostname: "h",
+  seccompFile: undefined,
 };
 
 const build = (change: Partial<ContainerConfig>, other: Partial<PlaceFacts> = {}): BuiltSpec =>
@@ -168,9 +171,19 @@ test("buildOciSpec: the OOM score is not below the daemon's own", () => {
   assert.equal(build({}).spec.process["oomScoreAdj"], -5);
 });
 
+const mountOf = (containerPath: string, change: Partial<Mount> = {}): Mount => ({
+  containerPath,
+  source: { kind: "path", path: "/srv" },
+  readonly: true,
+  recursiveReadOnly: false,
+  uidMappings: [],
+  gidMappings: [],
+  propagation: "rslave",
+  ...change,
+});
+
 test("buildOciSpec: a microVM refuses what is the host's, by the field's name", () => {
-  const mounts = [{ containerPath: "/d", hostPath: "/etc", readonly: true, propagation: "private" }] as const;
-  assert.throws(() => build({ mounts }, { place: "microvm" }), {
+  assert.throws(() => build({ mounts: [mountOf("/d")] }, { place: "microvm" }), {
     code: "INVALID",
     message: /mounts\.host_path/,
   });
@@ -181,9 +194,7 @@ test("buildOciSpec: a microVM refuses what is the host's, by the field's name", 
 });
 
 test("buildOciSpec: a requested mount takes the place of the standard one, parents first", () => {
-  const mount = (containerPath: string) =>
-    ({ containerPath, hostPath: "/srv", readonly: true, propagation: "rslave" }) as const;
-  const { mounts, linux } = build({ mounts: [mount("/a/b"), mount("/a"), mount("/etc/hosts")] }).spec;
+  const { mounts, linux } = build({ mounts: [mountOf("/a/b"), mountOf("/a"), mountOf("/etc/hosts")] }).spec;
   assert.ok(Array.isArray(mounts));
   const at = mounts.map((one) => one.destination);
   assert.ok(at.indexOf("/a") < at.indexOf("/a/b"));

@@ -4,12 +4,14 @@
  */
 import { TinderboxError } from "../base/errors.ts";
 import type { Image } from "../image/contract.ts";
+import type { IdMaps } from "../network/contract.ts";
 import { capabilitySet } from "./capability-set.ts";
 import { resolveContainerUser } from "./container-user.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { allHostDevices, type OciDevice, requestedDevice } from "./host-devices.ts";
 import { ociMounts } from "./oci-mounts.ts";
 import { ociResources } from "./oci-resources.ts";
+import { defaultSeccomp } from "./seccomp-profile.ts";
 
 /** What the spec depends on beside the request. */
 export type PlaceFacts = {
@@ -20,6 +22,8 @@ export type PlaceFacts = {
   /** No process of ours may have a lower one without the right to */
   readonly lowestOomScoreAdj: number;
   readonly hostname: string;
+  /** `linux.seccomp` from the file that the request names, when it names one */
+  readonly seccompFile: object | undefined;
 };
 
 export type OciProcess = {
@@ -68,6 +72,7 @@ function processEnv(config: ContainerConfig, image: Image, hostname: string): re
 
 function namespaces(pod: PodConfig, config: ContainerConfig, facts: PlaceFacts): readonly object[] {
   const { pid, ipc } = config.security;
+  const isPrivileged = config.security.privileged;
   const list: { type: string; path?: string }[] = [{ type: "mount" }];
   if (pod.namespaces.network === "pod") {
     list.push({ type: "network", path: "@pod/net" }, { type: "uts", path: "@pod/uts" });
@@ -81,7 +86,8 @@ function namespaces(pod: PodConfig, config: ContainerConfig, facts: PlaceFacts):
       "namespace_options.pid TARGET: POD, CONTAINER and NODE are supported",
     );
   }
-  if (facts.hasCgroupV2 && !config.security.privileged) list.push({ type: "cgroup" });
+  if (pod.namespaces.user) list.push({ type: "user", path: "@pod/user" });
+  if (facts.hasCgroupV2 && !isPrivileged) list.push({ type: "cgroup" });
   return list;
 }
 
@@ -94,8 +100,10 @@ function refuseForMicrovm(config: ContainerConfig): void {
   };
   if (config.security.pid.mode === "node") refuse("namespace_options.pid", "NODE");
   if (config.security.ipc === "node") refuse("namespace_options.ipc", "NODE");
-  const [mount] = config.mounts;
-  if (mount) refuse("mounts.host_path", JSON.stringify(mount.hostPath));
+  for (const { source } of config.mounts)
+    if (source.kind === "path") refuse("mounts.host_path", JSON.stringify(source.path));
+  if (config.security.appArmorProfile !== "")
+    refuse("apparmor", JSON.stringify(config.security.appArmorProfile));
   const [device] = config.devices;
   if (device) refuse("devices.host_path", JSON.stringify(device.hostPath));
 }
@@ -123,6 +131,32 @@ function deviceRules(config: ContainerConfig, devices: readonly OciDevice[]): re
   ];
 }
 
+function seccompOf(config: ContainerConfig, facts: PlaceFacts, capabilities: readonly string[]): object {
+  const { privileged, seccomp } = config.security;
+  if (privileged || seccomp.kind === "unconfined") return {};
+  return { seccomp: seccomp.kind === "file" ? facts.seccompFile : defaultSeccomp(capabilities) };
+}
+
+/** The pod's maps, as the runtimes want them beside the path of the namespace. */
+function idMaps(pod: PodConfig): object {
+  const maps = pod.namespaces.user;
+  if (!maps) return {};
+  const lines = (list: IdMaps["uids"]): object[] =>
+    list.map(({ inside, outside, length }) => ({ containerID: inside, hostID: outside, size: length }));
+  return { uidMappings: lines(maps.uids), gidMappings: lines(maps.gids) };
+}
+
+function checkMapped(pod: PodConfig, user: Container["user"]): void {
+  const maps = pod.namespaces.user;
+  if (!maps) return;
+  const check = (what: string, id: number, map: IdMaps["uids"]): void => {
+    if (!map.some(({ inside, length }) => id >= inside && id < inside + length))
+      throw new TinderboxError("INVALID", `${what} ${id}: not an id of the pod's user namespace`);
+  };
+  check("user", user.uid, maps.uids);
+  for (const gid of [user.gid, ...user.supplementalGroups]) check("group", gid, maps.gids);
+}
+
 /** Names of the files that go along, and where they appear. */
 export const sentFiles = {
   "resolv.conf": "/etc/resolv.conf",
@@ -141,6 +175,7 @@ export function buildOciSpec(
   if (facts.place === "microvm") refuseForMicrovm(config);
   const { security } = config;
   const user = resolveContainerUser(image, security);
+  checkMapped(pod, user);
   const devices = devicesOf(config, facts.place);
   const mounts = ociMounts({
     privileged: security.privileged,
@@ -155,13 +190,17 @@ export function buildOciSpec(
     : propagations.has("rslave")
       ? "rslave"
       : "rprivate";
+  const capabilities = capabilitySet(security, facts.capabilities);
   const process: OciProcess = {
     terminal: config.tty,
     user: { uid: user.uid, gid: user.gid, additionalGids: user.supplementalGroups },
     args: processArgs(config, image),
     env: processEnv(config, image, facts.hostname),
     cwd: config.workingDir || image.config.workingDir || "/",
-    capabilities: capabilitySet(security, facts.capabilities),
+    capabilities,
+    ...(security.appArmorProfile === "" || security.privileged
+      ? {}
+      : { apparmorProfile: security.appArmorProfile }),
     noNewPrivileges: security.noNewPrivs,
     oomScoreAdj: Math.max(config.resources.oomScoreAdj, facts.lowestOomScoreAdj),
   };
@@ -175,10 +214,12 @@ export function buildOciSpec(
       namespaces: namespaces(pod, config, facts),
       cgroupsPath,
       resources: { ...ociResources(config.resources), devices: deviceRules(config, devices) },
+      ...idMaps(pod),
       devices,
       rootfsPropagation: propagation,
       maskedPaths: security.privileged ? [] : security.maskedPaths,
       readonlyPaths: security.privileged ? [] : security.readonlyPaths,
+      ...seccompOf(config, facts, capabilities.bounding),
     },
   };
   return { spec, user };

@@ -4,6 +4,7 @@ import { TinderboxError } from "../base/errors.ts";
 import type { Image } from "../image/contract.ts";
 import type { Sandbox } from "../sandbox/contract.ts";
 import type { ContainerEntry, EngineState, PodEntry } from "./engine-state.ts";
+import { releaseImages } from "./remove-container.ts";
 import { cleanPod } from "./run-pod.ts";
 import { removePod, stopPod } from "./stop-pod.ts";
 
@@ -22,9 +23,9 @@ function load(state: EngineState): void {
 }
 
 async function dropContainer(state: EngineState, entry: ContainerEntry, sandbox: Sandbox): Promise<void> {
-  const { id, imageId } = entry.stored.container;
+  const { id } = entry.stored.container;
   await sandbox.deleteContainer(id);
-  await state.parts.images.release(imageId, id);
+  await releaseImages(state, entry.stored.container);
   state.store.deleteContainer(id);
   state.containers.delete(id);
 }
@@ -92,7 +93,7 @@ async function finishRemovals(state: EngineState): Promise<void> {
   for (const entry of [...state.containers.values()]) {
     const { stage, container } = entry.stored;
     if (stage === "made" || state.pods.get(container.podId)?.sandbox) continue;
-    await state.parts.images.release(container.imageId, container.id);
+    await releaseImages(state, container);
     state.store.deleteContainer(container.id);
     state.containers.delete(container.id);
   }

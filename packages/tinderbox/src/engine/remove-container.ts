@@ -1,5 +1,6 @@
 /** StopContainer and RemoveContainer. */
 import { TinderboxError } from "../base/errors.ts";
+import type { Container } from "./contract.ts";
 import type { ContainerEntry, EngineState } from "./engine-state.ts";
 import { signalNumber } from "./signal-number.ts";
 
@@ -87,9 +88,16 @@ export async function stopContainer(
   }
 }
 
+/** The container does not need its image and those of its volumes any more. */
+export async function releaseImages(state: EngineState, container: Container): Promise<void> {
+  const { id, imageId, volumeImageIds } = container;
+  for (const one of new Set([imageId, ...Object.values(volumeImageIds)]))
+    await state.parts.images.release(one, id);
+}
+
 /** Kills what runs, gives back what it holds, forgets it. */
 export function removeContainer(state: EngineState, entry: ContainerEntry): Promise<void> {
-  const { id, podId, imageId } = entry.stored.container;
+  const { id, podId } = entry.stored.container;
   return state.once(`remove-container ${id}`, async () => {
     if (!state.containers.has(id)) return;
     await state.settled(`start-container ${id}`);
@@ -99,7 +107,7 @@ export function removeContainer(state: EngineState, entry: ContainerEntry): Prom
       if (entry.stored.container.phase.kind === "running") await stopContainer(state, entry, 0);
       await pod.sandbox.deleteContainer(id);
     }
-    await state.parts.images.release(imageId, id);
+    await releaseImages(state, entry.stored.container);
     state.store.deleteContainer(id);
     state.containers.delete(id);
     state.emit("deleted", id, podId);

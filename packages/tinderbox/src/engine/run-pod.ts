@@ -43,6 +43,10 @@ function checkSysctls(config: PodConfig): void {
 
 function checkPlace(config: PodConfig, factory: SandboxFactory): void {
   if (factory.place !== "microvm") return;
+  if (config.namespaces.user)
+    throw new TinderboxError("INVALID", "namespace_options.userns_options POD: not possible in a microVM", {
+      hint: "The pod's users are apart from the host's by its kernel already.",
+    });
   for (const kind of ["network", "pid", "ipc"] as const) {
     if (config.namespaces[kind] === "node") {
       throw new TinderboxError("INVALID", `namespace_options.${kind} NODE: not possible in a microVM`, {
@@ -105,6 +109,7 @@ function specOf(
     sharedPidNamespace: config.namespaces.pid === "pod",
     hostPid: config.namespaces.pid === "node",
     hostIpc: config.namespaces.ipc === "node",
+    ...(config.namespaces.user ? { userNamespace: config.namespaces.user } : {}),
     vcpus: runtime?.type === "microvm" ? runtime.vcpus : 1,
     memoryMib: runtime?.type === "microvm" ? runtime.memoryMib : 512,
     runtime: runtime?.type === "oci" ? runtime.path || runtime.name : handler,
@@ -165,6 +170,7 @@ async function start(state: EngineState, config: PodConfig, factory: SandboxFact
               podUid: config.uid,
               portMappings: config.portMappings,
               withTap: factory.place === "microvm",
+              ...(config.namespaces.user ? { userNamespace: config.namespaces.user } : {}),
             },
             signal,
           )

@@ -39,7 +39,7 @@ function fromJson(text: string): unknown {
   );
 }
 
-const schemaVersion = 1;
+const schemaVersion = 2;
 
 /** Opens or makes `<root>/engine.db`. */
 export class Store {

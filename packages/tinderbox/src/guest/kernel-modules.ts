@@ -23,6 +23,8 @@ export type KernelModule = {
 export const agentModules: readonly string[] = [
   ...["virtio_mmio", "virtio_pci", "vmw_vsock_virtio_transport", "virtio_blk", "virtio_net", "virtio_rng"],
   ...["ext4", "squashfs", "erofs", "overlay", "fuse", "af_packet", "virtio_balloon", "virtio_console"],
+  // Containers with the rights to it make bridges, and there is no modprobe.
+  "bridge",
 ];
 
 /** What a plain guest needs to mount its root. */

@@ -8,6 +8,10 @@ export type PortMapping = {
   readonly hostIp: string;
 };
 
+/** One line of a user namespace's map */
+export type IdMapping = { readonly inside: number; readonly outside: number; readonly length: number };
+export type IdMaps = { readonly uids: readonly IdMapping[]; readonly gids: readonly IdMapping[] };
+
 export type PodNetworkRequest = {
   readonly sandboxId: string;
   readonly podName: string;
@@ -16,6 +20,8 @@ export type PodNetworkRequest = {
   readonly portMappings: readonly PortMapping[];
   /** join each interface to a tap for a VMM */
   readonly withTap: boolean;
+  /** The pod has a user namespace with these maps, which its network namespace is to belong to */
+  readonly userNamespace?: IdMaps;
 };
 
 export type PodNetwork = {

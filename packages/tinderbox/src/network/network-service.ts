@@ -9,7 +9,7 @@ import { run, tryRun } from "../native/run.ts";
 import { AttachmentJournal } from "./attachment-journal.ts";
 import { type CniNetwork, isObject, type JsonObject, loadCniNetwork } from "./cni-config.ts";
 import { cniAdd, cniArgs, cniDelete, podInterfaceName } from "./cni-runner.ts";
-import type { NetworkService, PodNetwork, PodNetworkRequest } from "./contract.ts";
+import type { IdMaps, NetworkService, PodNetwork, PodNetworkRequest } from "./contract.ts";
 import { joinTap, readInterface, restoreAddresses } from "./pod-interfaces.ts";
 
 export type NetworkServiceOptions = {
@@ -39,6 +39,12 @@ function dnsOf(result: JsonObject): PodNetwork["dns"] {
     search: stringsOf(dns["search"]),
     options: stringsOf(dns["options"]),
   };
+}
+
+function mapOptions(maps: IdMaps | undefined): readonly string[] {
+  const options = (name: string, lines: IdMaps["uids"] = []): readonly string[] =>
+    lines.flatMap(({ inside, outside, length }) => [name, `${inside}:${outside}:${length}`]);
+  return [...options("--uid-map", maps?.uids), ...options("--gid-map", maps?.gids)];
 }
 
 class CniNetworkService implements NetworkService {
@@ -130,7 +136,7 @@ class CniNetworkService implements NetworkService {
     const netnsPath = join(netnsDirectory, netns);
     const entry = { version: 1, netns, request, network, interfaces: [] } as const;
     await this.#journal.write(entry);
-    await run(nativeProgram, ["netns-add", netns], { signal });
+    await run(nativeProgram, ["netns-add", netns, ...mapOptions(request.userNamespace)], { signal });
     const { binDirs } = this.#options;
     const result = await cniAdd({ network, binDirs, netnsPath, request }, signal);
     const made = await readInterface(netns, podInterfaceName);

@@ -5,12 +5,15 @@
 import type { Duplex } from "node:stream";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { TinderboxError } from "../base/errors.ts";
+import type { Image } from "../image/contract.ts";
 import { AgentConnection, type AgentStream, type RequestBody } from "../rpc/agent-client.ts";
 import {
   type ContainerState,
   ContainerState_Status,
   type ContainerStats,
   type Event,
+  type PodStats,
+  type PreparedMountSchema,
   type Response,
   type RootfsSchema,
 } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
@@ -18,6 +21,7 @@ import type {
   AttachOptions,
   ContainerSpec,
   ExecOptions,
+  PreparedMount,
   ProcessStreams,
   Sandbox,
   SandboxEvent,
@@ -26,6 +30,8 @@ import type {
 import { processStreams, tcpDuplex } from "./process-streams.ts";
 
 export type RootfsInit = MessageInitShape<typeof RootfsSchema>;
+type MountInit = MessageInitShape<typeof PreparedMountSchema>;
+export type MountSourceInit = NonNullable<MountInit["source"]>;
 
 /** What an AgentSandbox asks of the kind of place it is in. */
 export type Place = {
@@ -33,6 +39,13 @@ export type Place = {
   dial(signal: AbortSignal): Promise<Duplex>;
   /** Gets the image ready for this container; idempotent by container id. */
   acquireRootfs(spec: ContainerSpec, signal: AbortSignal): Promise<RootfsInit>;
+  /** Gets an image ready that is one of the container's volumes, `name` among them; given back with the root file system. */
+  acquireVolume(
+    containerId: string,
+    name: string,
+    image: Image,
+    signal: AbortSignal,
+  ): Promise<MountSourceInit>;
   /** Gives it back; unknown ids are fine. Called after the agent has let go of the container. */
   releaseRootfs(containerId: string): Promise<void>;
   /** microVM: the daemon's end of the logs. Host: undefined, the agent writes the files. */
@@ -126,9 +139,26 @@ export class AgentSandbox implements Sandbox {
     return response.body.value;
   }
 
+  async #prepare(containerId: string, mount: PreparedMount, signal: AbortSignal): Promise<MountInit> {
+    const { name, source, subPath, recursiveReadOnly: recursiveReadonly } = mount;
+    return {
+      name,
+      subPath,
+      recursiveReadonly,
+      uidMappings: [...mount.uidMappings],
+      gidMappings: [...mount.gidMappings],
+      source:
+        source.kind === "path"
+          ? { case: "path", value: source.path }
+          : await this.#place.acquireVolume(containerId, name, source.image, signal),
+    };
+  }
+
   async createContainer(spec: ContainerSpec, signal: AbortSignal): Promise<ContainerState> {
     try {
       const rootfs = await this.#place.acquireRootfs(spec, signal);
+      const mounts: MountInit[] = [];
+      for (const mount of spec.mounts) mounts.push(await this.#prepare(spec.id, mount, signal));
       const state = await this.#callForState(
         {
           case: "createContainer",
@@ -141,6 +171,7 @@ export class AgentSandbox implements Sandbox {
             stdinOnce: spec.stdinOnce,
             logPath: this.#place.logs ? "" : spec.logPath,
             runtime: this.#place.kind === "microvm" ? "crun" : this.record.spec.runtime,
+            mounts,
             files: spec.files.map((file) => ({ name: file.name, content: file.content, mode: file.mode })),
           },
         },
@@ -214,6 +245,13 @@ export class AgentSandbox implements Sandbox {
     const response = await this.#call({ case: "containerStats", value: { id } });
     if (response.body.case !== "stats")
       throw new TinderboxError("AGENT", `stats of ${id}: the agent's answer has none`);
+    return response.body.value;
+  }
+
+  async podStats(): Promise<PodStats> {
+    const response = await this.#call({ case: "podStats", value: {} });
+    if (response.body.case !== "podStats")
+      throw new TinderboxError("AGENT", "stats of the pod: the agent's answer has none");
     return response.body.value;
   }
 

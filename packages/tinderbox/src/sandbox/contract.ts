@@ -4,7 +4,8 @@
  */
 import type { Duplex } from "node:stream";
 import type { Image } from "../image/contract.ts";
-import type { ContainerState, ContainerStats } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
+import type { IdMapping, IdMaps } from "../network/contract.ts";
+import type { ContainerState, ContainerStats, PodStats } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
 
 export type SandboxSpec = {
   readonly id: string;
@@ -21,6 +22,8 @@ export type SandboxSpec = {
   readonly sharedPidNamespace: boolean;
   readonly hostPid: boolean;
   readonly hostIpc: boolean;
+  /** Host sandboxes only; the network namespace belongs to it already */
+  readonly userNamespace?: IdMaps;
   /** microVM only; the runtime handler's figures unless the pod asks for others */
   readonly vcpus: number;
   readonly memoryMib: number;
@@ -38,6 +41,19 @@ export type SandboxInterface = {
   readonly tap?: string;
 };
 
+/** A mount that is made ready before the OCI runtime binds it, from `@mounts/NAME` */
+export type PreparedMount = {
+  readonly name: string;
+  readonly source:
+    | { readonly kind: "path"; readonly path: string }
+    | { readonly kind: "image"; readonly image: Image };
+  /** Below the source, followed without leaving it; "" for the source itself */
+  readonly subPath: string;
+  readonly recursiveReadOnly: boolean;
+  readonly uidMappings: readonly IdMapping[];
+  readonly gidMappings: readonly IdMapping[];
+};
+
 export type ContainerSpec = {
   readonly id: string;
   readonly image: Image;
@@ -49,6 +65,7 @@ export type ContainerSpec = {
   readonly stdinOnce: boolean;
   /** Absolute path of the CRI log file; "" = none */
   readonly logPath: string;
+  readonly mounts: readonly PreparedMount[];
   readonly files: readonly { readonly name: string; readonly content: Uint8Array; readonly mode: number }[];
 };
 
@@ -98,6 +115,7 @@ export type Sandbox = {
   reopenLog(id: string, logPath: string): Promise<void>;
   updateContainer(id: string, resourcesJson: object): Promise<void>;
   containerStats(id: string): Promise<ContainerStats>;
+  podStats(): Promise<PodStats>;
   exec(id: string, options: ExecOptions): Promise<ProcessStreams>;
   attach(id: string, options: AttachOptions): Promise<ProcessStreams>;
   /** A connection to localhost:port in the pod. */

@@ -1,9 +1,9 @@
 /** Pods on the host: an agent of their own on a unix socket, in the pod's namespaces and cgroup. */
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdir, readFile, rm } from "node:fs/promises";
+import { chmod, chown, mkdir, readFile, rm } from "node:fs/promises";
 import { createConnection } from "node:net";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import type { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import { TinderboxError } from "../../base/errors.ts";
@@ -42,6 +42,7 @@ function agentArguments(record: SandboxRecord, cgroups: readonly string[]): stri
   if (spec.network.kind === "pod")
     args.push("--netns", spec.network.netnsPath, "--unshare-uts", "--hostname", spec.hostname);
   if (!spec.hostIpc) args.push("--unshare-ipc");
+  if (spec.userNamespace) args.push("--pod-userns");
   if (spec.sharedPidNamespace && !spec.hostPid) args.push("--pod-pid-namespace");
   for (const directory of cgroups) args.push("--cgroup", directory);
   for (const [name, value] of Object.entries(spec.sysctls)) args.push("--sysctl", `${name}=${value}`);
@@ -88,6 +89,10 @@ export function createHostSandboxFactory(options: HostSandboxOptions): SandboxFa
         await mkdir(upper(spec.id), { recursive: true, mode: 0o700 });
         return { lower: { case: "directory", value: directory }, upperDirectory: upper(spec.id) };
       },
+      acquireVolume: async (containerId, name, image, signal) => ({
+        case: "path",
+        value: await mounts.acquire(record.directory, `${containerId}/${name}`, image, signal),
+      }),
       async releaseRootfs(containerId) {
         await rm(upper(containerId), { recursive: true, force: true });
         await mounts.release(record.directory, containerId);
@@ -117,7 +122,15 @@ export function createHostSandboxFactory(options: HostSandboxOptions): SandboxFa
     }),
     async start(record, signal) {
       try {
-        await mkdir(join(record.directory, "agent"), { recursive: true, mode: 0o700 });
+        // The root of a pod's user namespace must get to its root file systems, and nobody else.
+        await mkdir(dirname(record.directory), { recursive: true, mode: 0o711 });
+        await mkdir(record.directory, { recursive: true, mode: 0o700 });
+        await mkdir(join(record.directory, "agent"), { recursive: true, mode: 0o711 });
+        const root = record.spec.userNamespace?.gids.find(({ inside }) => inside === 0);
+        if (root) {
+          await chown(record.directory, 0, root.outside);
+          await chmod(record.directory, 0o710);
+        }
         const cgroups = await makePodCgroup(record.spec.cgroupPath);
         const result = await tryRun(nativeProgram, agentArguments(record, cgroups), {
           signal,

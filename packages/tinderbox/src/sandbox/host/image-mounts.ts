@@ -51,35 +51,33 @@ export class ImageMounts {
     return join(this.#stateDir, "images", name);
   }
 
-  /** Where `image` is mounted, for a container of the sandbox in directory `sandbox`. */
-  acquire(sandbox: string, containerId: string, image: Image, signal: AbortSignal): Promise<string> {
+  /** Where `image` is mounted, for `user` in the sandbox in directory `sandbox`: a container's id, or id/NAME for a volume. */
+  acquire(sandbox: string, user: string, image: Image, signal: AbortSignal): Promise<string> {
     return this.#inTurn(async () => {
       const target = this.#target(image.id);
       await writeFileAtomic(
         join(sandbox, "rootfs.json"),
-        JSON.stringify({ ...(await readUsers(sandbox)), [containerId]: image.id }),
+        JSON.stringify({ ...(await readUsers(sandbox)), [user]: image.id }),
       );
       if (!(await isMounted(target))) {
-        await mkdir(target, { recursive: true });
+        // Images hold set-uid programs: no user of the host may get to them (CVE-2021-41103).
+        await mkdir(target, { recursive: true, mode: 0o700 });
         await run(nativeProgram, ["mount-image", image.blockPath, target, image.fsType], { signal });
       }
       return target;
     });
   }
 
-  /** One container's use ends, or with no id those of all of the sandbox. */
+  /** One container's use ends, with that of its volumes, or with no id those of all of the sandbox. */
   release(sandbox: string, containerId?: string): Promise<void> {
     return this.#inTurn(async () => {
       const users = await readUsers(sandbox);
-      const released =
-        containerId === undefined
-          ? Object.values(users)
-          : [users[containerId]].filter((id) => id !== undefined);
+      const isReleased = ([user]: readonly [string, string]): boolean =>
+        containerId === undefined || user === containerId || user.startsWith(`${containerId}/`);
+      const entries = Object.entries(users);
+      const released = entries.filter(isReleased).map(([, id]) => id);
       if (released.length === 0) return;
-      const left =
-        containerId === undefined
-          ? {}
-          : Object.fromEntries(Object.entries(users).filter(([id]) => id !== containerId));
+      const left = Object.fromEntries(entries.filter((entry) => !isReleased(entry)));
       const used = new Set(Object.values(left));
       const sandboxes = join(this.#stateDir, "sandboxes");
       for (const name of await readdir(sandboxes)) {

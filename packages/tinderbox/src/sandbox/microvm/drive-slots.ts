@@ -100,18 +100,18 @@ export class DriveSlots {
     });
   }
 
-  /** The container is gone; with the last one of an image, its drive is a placeholder again. */
+  /** The container is gone; the drive of an image whose last one it was is a placeholder again. */
   release(containerId: string): Promise<void> {
     return this.#inTurn(async () => {
-      const slot = this.#slots.find(({ containers }) => containers.includes(containerId));
-      if (!slot) return;
-      const containers = slot.containers.filter((id) => id !== containerId);
-      if (containers.length === 0) {
-        await this.#actions.releaseInGuest(slot.index);
-        await this.#actions.setBacking(slot.index, this.#placeholder);
+      for (const slot of this.#slots.filter(({ containers }) => containers.includes(containerId))) {
+        const containers = slot.containers.filter((id) => id !== containerId);
+        if (containers.length === 0) {
+          await this.#actions.releaseInGuest(slot.index);
+          await this.#actions.setBacking(slot.index, this.#placeholder);
+        }
+        const others = this.#slots.filter((other) => other !== slot);
+        await this.#keep(containers.length === 0 ? others : [...others, { ...slot, containers }]);
       }
-      const others = this.#slots.filter((other) => other !== slot);
-      await this.#keep(containers.length === 0 ? others : [...others, { ...slot, containers }]);
     });
   }
 }

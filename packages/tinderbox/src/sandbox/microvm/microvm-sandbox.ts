@@ -132,6 +132,10 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
       acquireRootfs: async (spec) => ({
         lower: { case: "drive", value: await slots.acquire(spec.id, spec.image) },
       }),
+      acquireVolume: async (containerId, _name, image) => ({
+        case: "drive",
+        value: await slots.acquire(containerId, image),
+      }),
       releaseRootfs: (containerId) => slots.release(containerId),
       async destroy() {
         watcher.close();
@@ -214,6 +218,11 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     place: "microvm",
     handler,
     plan: (spec) => {
+      if (spec.userNamespace)
+        throw new TinderboxError(
+          "UNSUPPORTED",
+          `pod ${spec.id}: userns_options POD is not possible in a microVM, whose kernel is apart from the host's anyway`,
+        );
       if (spec.hostPid || spec.hostIpc || spec.network.kind === "host") {
         throw new TinderboxError(
           "UNSUPPORTED",

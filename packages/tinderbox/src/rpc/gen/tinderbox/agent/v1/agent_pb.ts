@@ -38,7 +38,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file tinderbox/agent/v1/agent.proto.
  */
 export const file_tinderbox_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkihAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSKeAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNIvABCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIInEKCUludGVyZmFjZRIMCgRuYW1lGAEgASgJEgsKA21hYxgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkSKQoGcm91dGVzGAQgAygLMhkudGluZGVyYm94LmFnZW50LnYxLlJvdXRlEgsKA210dRgFIAEoDSItCgVSb3V0ZRITCgtkZXN0aW5hdGlvbhgBIAEoCRIPCgdnYXRld2F5GAIgASgJIiUKBlN5c2N0bBIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIo0CCg9DcmVhdGVDb250YWluZXISCgoCaWQYASABKAkSEwoLY29uZmlnX2pzb24YAiABKAwSKgoGcm9vdGZzGAMgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlJvb3RmcxIQCgh0ZXJtaW5hbBgEIAEoCBINCgVzdGRpbhgFIAEoCBISCgpzdGRpbl9vbmNlGAYgASgIEhAKCGxvZ19wYXRoGAcgASgJEg8KB3J1bnRpbWUYCCABKAkSFAoMcnVudGltZV9yb290GAkgASgJEicKBWZpbGVzGAogAygLMhgudGluZGVyYm94LmFnZW50LnYxLkZpbGUSFgoOc3lzdGVtZF9jZ3JvdXAYCyABKAgiMwoERmlsZRIMCgRuYW1lGAEgASgJEg8KB2NvbnRlbnQYAiABKAwSDAoEbW9kZRgDIAEoDSJ9CgZSb290ZnMSEwoJZGlyZWN0b3J5GAEgASgJSAASKgoFZHJpdmUYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghyZWFkb25seRgDIAEoCBIXCg91cHBlcl9kaXJlY3RvcnkYBCABKAlCBwoFbG93ZXIiOwoFRHJpdmUSDQoFaW5kZXgYASABKA0SEgoKc2l6ZV9ieXRlcxgCIAEoBBIPCgdmc190eXBlGAMgASgJIh0KDFJlbGVhc2VEcml2ZRINCgVpbmRleBgBIAEoDSIaCgxDb250YWluZXJSZWYSCgoCaWQYASABKAkiMQoGU2lnbmFsEgoKAmlkGAEgASgJEg4KBnNpZ25hbBgCIAEoBRILCgNhbGwYAyABKAgiLAoPRGVsZXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEg0KBWZvcmNlGAIgASgIIqMCCg5Db250YWluZXJTdGF0ZRIKCgJpZBgBIAEoCRI5CgZzdGF0dXMYAiABKA4yKS50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUuU3RhdHVzEgsKA3BpZBgDIAEoBRIVCg1jcmVhdGVkX2F0X25zGAQgASgDEhUKDXN0YXJ0ZWRfYXRfbnMYBSABKAMSFgoOZmluaXNoZWRfYXRfbnMYBiABKAMSEQoJZXhpdF9jb2RlGAcgASgFEhIKCm9vbV9raWxsZWQYCCABKAgSDwoHbG9nX2VuZBgJIAEoBCI/CgZTdGF0dXMSDwoLVU5TUEVDSUZJRUQQABILCgdDUkVBVEVEEAESCwoHUlVOTklORxACEgoKBkVYSVRFRBADIkcKDUNvbnRhaW5lckxpc3QSNgoKY29udGFpbmVycxgBIAMoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZSILCglTdWJzY3JpYmUiiQEKBUV2ZW50EjQKBmV4aXRlZBgBIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEjMKBXN0YXRlGAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASDQoDb29tGAMgASgJSABCBgoEYm9keSIpCglSZW9wZW5Mb2cSCgoCaWQYASABKAkSEAoIbG9nX3BhdGgYAiABKAkiNQoPVXBkYXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEhYKDnJlc291cmNlc19qc29uGAIgASgMIoMCCg5Db250YWluZXJTdGF0cxIUCgx0aW1lc3RhbXBfbnMYASABKAMSFAoMY3B1X3VzYWdlX25zGAIgASgEEhoKEm1lbW9yeV91c2FnZV9ieXRlcxgDIAEoBBIgChhtZW1vcnlfd29ya2luZ19zZXRfYnl0ZXMYBCABKAQSGAoQbWVtb3J5X3Jzc19ieXRlcxgFIAEoBBIMCgRwaWRzGAYgASgEEhMKC3BhZ2VfZmF1bHRzGAcgASgEEhkKEW1ham9yX3BhZ2VfZmF1bHRzGAggASgEEhYKDndyaXRhYmxlX2J5dGVzGAkgASgEEhcKD3dyaXRhYmxlX2lub2RlcxgKIAEoBCItCgxUZXJtaW5hbFNpemUSDQoFd2lkdGgYASABKA0SDgoGaGVpZ2h0GAIgASgNIjwKCkV4aXRTdGF0dXMSDAoEY29kZRgBIAEoBRIRCgl0aW1lZF9vdXQYAiABKAgSDQoFZXJyb3IYAyABKAkiuwEKCE9wZW5FeGVjEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIUCgxwcm9jZXNzX2pzb24YAiABKAwSDQoFc3RkaW4YAyABKAgSDgoGc3Rkb3V0GAQgASgIEg4KBnN0ZGVychgFIAEoCBIQCgh0ZXJtaW5hbBgGIAEoCBISCgp0aW1lb3V0X21zGAcgASgEEi4KBHNpemUYCCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuVGVybWluYWxTaXplIlEKCk9wZW5BdHRhY2gSFAoMY29udGFpbmVyX2lkGAEgASgJEg0KBXN0ZGluGAIgASgIEg4KBnN0ZG91dBgDIAEoCBIOCgZzdGRlcnIYBCABKAgiLwoHT3BlbkxvZxIUCgxjb250YWluZXJfaWQYASABKAkSDgoGb2Zmc2V0GAIgASgEIhcKB09wZW5UY3ASDAoEcG9ydBgBIAEoDWIGcHJvdG8z");
+  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNIvABCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIInEKCUludGVyZmFjZRIMCgRuYW1lGAEgASgJEgsKA21hYxgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkSKQoGcm91dGVzGAQgAygLMhkudGluZGVyYm94LmFnZW50LnYxLlJvdXRlEgsKA210dRgFIAEoDSItCgVSb3V0ZRITCgtkZXN0aW5hdGlvbhgBIAEoCRIPCgdnYXRld2F5GAIgASgJIiUKBlN5c2N0bBIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIsACCg9DcmVhdGVDb250YWluZXISCgoCaWQYASABKAkSEwoLY29uZmlnX2pzb24YAiABKAwSKgoGcm9vdGZzGAMgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlJvb3RmcxIQCgh0ZXJtaW5hbBgEIAEoCBINCgVzdGRpbhgFIAEoCBISCgpzdGRpbl9vbmNlGAYgASgIEhAKCGxvZ19wYXRoGAcgASgJEg8KB3J1bnRpbWUYCCABKAkSFAoMcnVudGltZV9yb290GAkgASgJEicKBWZpbGVzGAogAygLMhgudGluZGVyYm94LmFnZW50LnYxLkZpbGUSFgoOc3lzdGVtZF9jZ3JvdXAYCyABKAgSMQoGbW91bnRzGAwgAygLMiEudGluZGVyYm94LmFnZW50LnYxLlByZXBhcmVkTW91bnQi+wEKDVByZXBhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIOCgRwYXRoGAIgASgJSAASKgoFZHJpdmUYAyABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghzdWJfcGF0aBgEIAEoCRIaChJyZWN1cnNpdmVfcmVhZG9ubHkYBSABKAgSMwoMdWlkX21hcHBpbmdzGAYgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZxIzCgxnaWRfbWFwcGluZ3MYByADKAsyHS50aW5kZXJib3guYWdlbnQudjEuSWRNYXBwaW5nQggKBnNvdXJjZSI8CglJZE1hcHBpbmcSDgoGaW5zaWRlGAEgASgNEg8KB291dHNpZGUYAiABKA0SDgoGbGVuZ3RoGAMgASgNIjMKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdjb250ZW50GAIgASgMEgwKBG1vZGUYAyABKA0ifQoGUm9vdGZzEhMKCWRpcmVjdG9yeRgBIAEoCUgAEioKBWRyaXZlGAIgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIcmVhZG9ubHkYAyABKAgSFwoPdXBwZXJfZGlyZWN0b3J5GAQgASgJQgcKBWxvd2VyIjsKBURyaXZlEg0KBWluZGV4GAEgASgNEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHZnNfdHlwZRgDIAEoCSIdCgxSZWxlYXNlRHJpdmUSDQoFaW5kZXgYASABKA0iGgoMQ29udGFpbmVyUmVmEgoKAmlkGAEgASgJIjEKBlNpZ25hbBIKCgJpZBgBIAEoCRIOCgZzaWduYWwYAiABKAUSCwoDYWxsGAMgASgIIiwKD0RlbGV0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRINCgVmb3JjZRgCIAEoCCKjAgoOQ29udGFpbmVyU3RhdGUSCgoCaWQYASABKAkSOQoGc3RhdHVzGAIgASgOMikudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlLlN0YXR1cxILCgNwaWQYAyABKAUSFQoNY3JlYXRlZF9hdF9ucxgEIAEoAxIVCg1zdGFydGVkX2F0X25zGAUgASgDEhYKDmZpbmlzaGVkX2F0X25zGAYgASgDEhEKCWV4aXRfY29kZRgHIAEoBRISCgpvb21fa2lsbGVkGAggASgIEg8KB2xvZ19lbmQYCSABKAQiPwoGU3RhdHVzEg8KC1VOU1BFQ0lGSUVEEAASCwoHQ1JFQVRFRBABEgsKB1JVTk5JTkcQAhIKCgZFWElURUQQAyJHCg1Db250YWluZXJMaXN0EjYKCmNvbnRhaW5lcnMYASADKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUiCwoJU3Vic2NyaWJlIokBCgVFdmVudBI0CgZleGl0ZWQYASABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGVIABIzCgVzdGF0ZRgCIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEg0KA29vbRgDIAEoCUgAQgYKBGJvZHkiKQoJUmVvcGVuTG9nEgoKAmlkGAEgASgJEhAKCGxvZ19wYXRoGAIgASgJIjUKD1VwZGF0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDCKiAwoOQ29udGFpbmVyU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEhQKDGNwdV91c2FnZV9ucxgCIAEoBBIaChJtZW1vcnlfdXNhZ2VfYnl0ZXMYAyABKAQSIAoYbWVtb3J5X3dvcmtpbmdfc2V0X2J5dGVzGAQgASgEEhgKEG1lbW9yeV9yc3NfYnl0ZXMYBSABKAQSDAoEcGlkcxgGIAEoBBITCgtwYWdlX2ZhdWx0cxgHIAEoBBIZChFtYWpvcl9wYWdlX2ZhdWx0cxgIIAEoBBIWCg53cml0YWJsZV9ieXRlcxgJIAEoBBIXCg93cml0YWJsZV9pbm9kZXMYCiABKAQSQgoIY291bnRlcnMYCyADKAsyMC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHMuQ291bnRlcnNFbnRyeRIoCgJpbxgMIAMoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5EZXZpY2VJbxovCg1Db3VudGVyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEicAoIRGV2aWNlSW8SDQoFbWFqb3IYASABKA0SDQoFbWlub3IYAiABKA0SEgoKcmVhZF9ieXRlcxgDIAEoBBITCgt3cml0ZV9ieXRlcxgEIAEoBBINCgVyZWFkcxgFIAEoBBIOCgZ3cml0ZXMYBiABKAQiWAoIUG9kU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEjYKCmludGVyZmFjZXMYAiADKAsyIi50aW5kZXJib3guYWdlbnQudjEuSW50ZXJmYWNlU3RhdHMiuAEKDkludGVyZmFjZVN0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEIi0KDFRlcm1pbmFsU2l6ZRINCgV3aWR0aBgBIAEoDRIOCgZoZWlnaHQYAiABKA0iPAoKRXhpdFN0YXR1cxIMCgRjb2RlGAEgASgFEhEKCXRpbWVkX291dBgCIAEoCBINCgVlcnJvchgDIAEoCSK7AQoIT3BlbkV4ZWMSFAoMY29udGFpbmVyX2lkGAEgASgJEhQKDHByb2Nlc3NfanNvbhgCIAEoDBINCgVzdGRpbhgDIAEoCBIOCgZzdGRvdXQYBCABKAgSDgoGc3RkZXJyGAUgASgIEhAKCHRlcm1pbmFsGAYgASgIEhIKCnRpbWVvdXRfbXMYByABKAQSLgoEc2l6ZRgIIAEoCzIgLnRpbmRlcmJveC5hZ2VudC52MS5UZXJtaW5hbFNpemUiUQoKT3BlbkF0dGFjaBIUCgxjb250YWluZXJfaWQYASABKAkSDQoFc3RkaW4YAiABKAgSDgoGc3Rkb3V0GAMgASgIEg4KBnN0ZGVychgEIAEoCCIvCgdPcGVuTG9nEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZvZmZzZXQYAiABKAQiFwoHT3BlblRjcBIMCgRwb3J0GAEgASgNYgZwcm90bzM");
 
 /**
  * @generated from message tinderbox.agent.v1.Hello
@@ -180,6 +180,12 @@ export type Request = Message<"tinderbox.agent.v1.Request"> & {
     case: "releaseDrive";
   } | {
     /**
+     * @generated from field: tinderbox.agent.v1.Empty pod_stats = 16;
+     */
+    value: Empty;
+    case: "podStats";
+  } | {
+    /**
      * @generated from field: tinderbox.agent.v1.OpenExec open_exec = 20;
      */
     value: OpenExec;
@@ -263,6 +269,12 @@ export type Response = Message<"tinderbox.agent.v1.Response"> & {
      */
     value: AgentInfo;
     case: "info";
+  } | {
+    /**
+     * @generated from field: tinderbox.agent.v1.PodStats pod_stats = 7;
+     */
+    value: PodStats;
+    case: "podStats";
   } | { case: undefined; value?: undefined };
 };
 
@@ -637,6 +649,13 @@ export type CreateContainer = Message<"tinderbox.agent.v1.CreateContainer"> & {
    * @generated from field: bool systemd_cgroup = 11;
    */
   systemdCgroup: boolean;
+
+  /**
+   * made in the bundle before create; config_json mounts name them as "@mounts/NAME"
+   *
+   * @generated from field: repeated tinderbox.agent.v1.PreparedMount mounts = 12;
+   */
+  mounts: PreparedMount[];
 };
 
 /**
@@ -645,6 +664,101 @@ export type CreateContainer = Message<"tinderbox.agent.v1.CreateContainer"> & {
  */
 export const CreateContainerSchema: GenMessage<CreateContainer> = /*@__PURE__*/
   messageDesc(file_tinderbox_agent_v1_agent, 10);
+
+/**
+ * A tree that the OCI runtime is to bind as it is: what older runtimes cannot do to a mount is done to it before.
+ *
+ * @generated from message tinderbox.agent.v1.PreparedMount
+ */
+export type PreparedMount = Message<"tinderbox.agent.v1.PreparedMount"> & {
+  /**
+   * one path component
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from oneof tinderbox.agent.v1.PreparedMount.source
+   */
+  source: {
+    /**
+     * host: a directory or file
+     *
+     * @generated from field: string path = 2;
+     */
+    value: string;
+    case: "path";
+  } | {
+    /**
+     * guest: the drive that holds an image
+     *
+     * @generated from field: tinderbox.agent.v1.Drive drive = 3;
+     */
+    value: Drive;
+    case: "drive";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * below the source, followed without leaving it; "" = the source itself
+   *
+   * @generated from field: string sub_path = 4;
+   */
+  subPath: string;
+
+  /**
+   * the mounts below it as well
+   *
+   * @generated from field: bool recursive_readonly = 5;
+   */
+  recursiveReadonly: boolean;
+
+  /**
+   * an id-mapped mount; both or none
+   *
+   * @generated from field: repeated tinderbox.agent.v1.IdMapping uid_mappings = 6;
+   */
+  uidMappings: IdMapping[];
+
+  /**
+   * @generated from field: repeated tinderbox.agent.v1.IdMapping gid_mappings = 7;
+   */
+  gidMappings: IdMapping[];
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.PreparedMount.
+ * Use `create(PreparedMountSchema)` to create a new message.
+ */
+export const PreparedMountSchema: GenMessage<PreparedMount> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 11);
+
+/**
+ * @generated from message tinderbox.agent.v1.IdMapping
+ */
+export type IdMapping = Message<"tinderbox.agent.v1.IdMapping"> & {
+  /**
+   * @generated from field: uint32 inside = 1;
+   */
+  inside: number;
+
+  /**
+   * @generated from field: uint32 outside = 2;
+   */
+  outside: number;
+
+  /**
+   * @generated from field: uint32 length = 3;
+   */
+  length: number;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.IdMapping.
+ * Use `create(IdMappingSchema)` to create a new message.
+ */
+export const IdMappingSchema: GenMessage<IdMapping> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 12);
 
 /**
  * @generated from message tinderbox.agent.v1.File
@@ -673,7 +787,7 @@ export type File = Message<"tinderbox.agent.v1.File"> & {
  * Use `create(FileSchema)` to create a new message.
  */
 export const FileSchema: GenMessage<File> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 11);
+  messageDesc(file_tinderbox_agent_v1_agent, 13);
 
 /**
  * An overlay: lower (read-only image) under a writable layer that goes away with the container.
@@ -722,7 +836,7 @@ export type Rootfs = Message<"tinderbox.agent.v1.Rootfs"> & {
  * Use `create(RootfsSchema)` to create a new message.
  */
 export const RootfsSchema: GenMessage<Rootfs> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 12);
+  messageDesc(file_tinderbox_agent_v1_agent, 14);
 
 /**
  * @generated from message tinderbox.agent.v1.Drive
@@ -755,7 +869,7 @@ export type Drive = Message<"tinderbox.agent.v1.Drive"> & {
  * Use `create(DriveSchema)` to create a new message.
  */
 export const DriveSchema: GenMessage<Drive> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 13);
+  messageDesc(file_tinderbox_agent_v1_agent, 15);
 
 /**
  * @generated from message tinderbox.agent.v1.ReleaseDrive
@@ -774,7 +888,7 @@ export type ReleaseDrive = Message<"tinderbox.agent.v1.ReleaseDrive"> & {
  * Use `create(ReleaseDriveSchema)` to create a new message.
  */
 export const ReleaseDriveSchema: GenMessage<ReleaseDrive> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 14);
+  messageDesc(file_tinderbox_agent_v1_agent, 16);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerRef
@@ -791,7 +905,7 @@ export type ContainerRef = Message<"tinderbox.agent.v1.ContainerRef"> & {
  * Use `create(ContainerRefSchema)` to create a new message.
  */
 export const ContainerRefSchema: GenMessage<ContainerRef> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 15);
+  messageDesc(file_tinderbox_agent_v1_agent, 17);
 
 /**
  * @generated from message tinderbox.agent.v1.Signal
@@ -820,7 +934,7 @@ export type Signal = Message<"tinderbox.agent.v1.Signal"> & {
  * Use `create(SignalSchema)` to create a new message.
  */
 export const SignalSchema: GenMessage<Signal> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 16);
+  messageDesc(file_tinderbox_agent_v1_agent, 18);
 
 /**
  * @generated from message tinderbox.agent.v1.DeleteContainer
@@ -844,7 +958,7 @@ export type DeleteContainer = Message<"tinderbox.agent.v1.DeleteContainer"> & {
  * Use `create(DeleteContainerSchema)` to create a new message.
  */
 export const DeleteContainerSchema: GenMessage<DeleteContainer> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 17);
+  messageDesc(file_tinderbox_agent_v1_agent, 19);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerState
@@ -905,7 +1019,7 @@ export type ContainerState = Message<"tinderbox.agent.v1.ContainerState"> & {
  * Use `create(ContainerStateSchema)` to create a new message.
  */
 export const ContainerStateSchema: GenMessage<ContainerState> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 18);
+  messageDesc(file_tinderbox_agent_v1_agent, 20);
 
 /**
  * @generated from enum tinderbox.agent.v1.ContainerState.Status
@@ -941,7 +1055,7 @@ export type ContainerState_Status = (typeof ContainerState_Status)[keyof typeof 
  * Describes the enum tinderbox.agent.v1.ContainerState.Status.
  */
 export const ContainerState_StatusSchema: GenEnum<ContainerState_Status> = /*@__PURE__*/
-  enumDesc(file_tinderbox_agent_v1_agent, 18, 0);
+  enumDesc(file_tinderbox_agent_v1_agent, 20, 0);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerList
@@ -958,7 +1072,7 @@ export type ContainerList = Message<"tinderbox.agent.v1.ContainerList"> & {
  * Use `create(ContainerListSchema)` to create a new message.
  */
 export const ContainerListSchema: GenMessage<ContainerList> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 19);
+  messageDesc(file_tinderbox_agent_v1_agent, 21);
 
 /**
  * @generated from message tinderbox.agent.v1.Subscribe
@@ -971,7 +1085,7 @@ export type Subscribe = Message<"tinderbox.agent.v1.Subscribe"> & {
  * Use `create(SubscribeSchema)` to create a new message.
  */
 export const SubscribeSchema: GenMessage<Subscribe> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 20);
+  messageDesc(file_tinderbox_agent_v1_agent, 22);
 
 /**
  * @generated from message tinderbox.agent.v1.Event
@@ -1012,7 +1126,7 @@ export type Event = Message<"tinderbox.agent.v1.Event"> & {
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema: GenMessage<Event> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 21);
+  messageDesc(file_tinderbox_agent_v1_agent, 23);
 
 /**
  * @generated from message tinderbox.agent.v1.ReopenLog
@@ -1036,7 +1150,7 @@ export type ReopenLog = Message<"tinderbox.agent.v1.ReopenLog"> & {
  * Use `create(ReopenLogSchema)` to create a new message.
  */
 export const ReopenLogSchema: GenMessage<ReopenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 22);
+  messageDesc(file_tinderbox_agent_v1_agent, 24);
 
 /**
  * @generated from message tinderbox.agent.v1.UpdateContainer
@@ -1060,7 +1174,7 @@ export type UpdateContainer = Message<"tinderbox.agent.v1.UpdateContainer"> & {
  * Use `create(UpdateContainerSchema)` to create a new message.
  */
 export const UpdateContainerSchema: GenMessage<UpdateContainer> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 23);
+  messageDesc(file_tinderbox_agent_v1_agent, 25);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerStats
@@ -1115,6 +1229,18 @@ export type ContainerStats = Message<"tinderbox.agent.v1.ContainerStats"> & {
    * @generated from field: uint64 writable_inodes = 10;
    */
   writableInodes: bigint;
+
+  /**
+   * What else the kernel counts, by the names in native/src/agent/counters.rs; one that it does not count is absent.
+   *
+   * @generated from field: map<string, uint64> counters = 11;
+   */
+  counters: { [key: string]: bigint };
+
+  /**
+   * @generated from field: repeated tinderbox.agent.v1.DeviceIo io = 12;
+   */
+  io: DeviceIo[];
 };
 
 /**
@@ -1122,7 +1248,130 @@ export type ContainerStats = Message<"tinderbox.agent.v1.ContainerStats"> & {
  * Use `create(ContainerStatsSchema)` to create a new message.
  */
 export const ContainerStatsSchema: GenMessage<ContainerStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 24);
+  messageDesc(file_tinderbox_agent_v1_agent, 26);
+
+/**
+ * @generated from message tinderbox.agent.v1.DeviceIo
+ */
+export type DeviceIo = Message<"tinderbox.agent.v1.DeviceIo"> & {
+  /**
+   * @generated from field: uint32 major = 1;
+   */
+  major: number;
+
+  /**
+   * @generated from field: uint32 minor = 2;
+   */
+  minor: number;
+
+  /**
+   * @generated from field: uint64 read_bytes = 3;
+   */
+  readBytes: bigint;
+
+  /**
+   * @generated from field: uint64 write_bytes = 4;
+   */
+  writeBytes: bigint;
+
+  /**
+   * @generated from field: uint64 reads = 5;
+   */
+  reads: bigint;
+
+  /**
+   * @generated from field: uint64 writes = 6;
+   */
+  writes: bigint;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.DeviceIo.
+ * Use `create(DeviceIoSchema)` to create a new message.
+ */
+export const DeviceIoSchema: GenMessage<DeviceIo> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 27);
+
+/**
+ * @generated from message tinderbox.agent.v1.PodStats
+ */
+export type PodStats = Message<"tinderbox.agent.v1.PodStats"> & {
+  /**
+   * @generated from field: int64 timestamp_ns = 1;
+   */
+  timestampNs: bigint;
+
+  /**
+   * without the loopback
+   *
+   * @generated from field: repeated tinderbox.agent.v1.InterfaceStats interfaces = 2;
+   */
+  interfaces: InterfaceStats[];
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.PodStats.
+ * Use `create(PodStatsSchema)` to create a new message.
+ */
+export const PodStatsSchema: GenMessage<PodStats> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 28);
+
+/**
+ * @generated from message tinderbox.agent.v1.InterfaceStats
+ */
+export type InterfaceStats = Message<"tinderbox.agent.v1.InterfaceStats"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: uint64 rx_bytes = 2;
+   */
+  rxBytes: bigint;
+
+  /**
+   * @generated from field: uint64 rx_packets = 3;
+   */
+  rxPackets: bigint;
+
+  /**
+   * @generated from field: uint64 rx_errors = 4;
+   */
+  rxErrors: bigint;
+
+  /**
+   * @generated from field: uint64 rx_dropped = 5;
+   */
+  rxDropped: bigint;
+
+  /**
+   * @generated from field: uint64 tx_bytes = 6;
+   */
+  txBytes: bigint;
+
+  /**
+   * @generated from field: uint64 tx_packets = 7;
+   */
+  txPackets: bigint;
+
+  /**
+   * @generated from field: uint64 tx_errors = 8;
+   */
+  txErrors: bigint;
+
+  /**
+   * @generated from field: uint64 tx_dropped = 9;
+   */
+  txDropped: bigint;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.InterfaceStats.
+ * Use `create(InterfaceStatsSchema)` to create a new message.
+ */
+export const InterfaceStatsSchema: GenMessage<InterfaceStats> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 29);
 
 /**
  * @generated from message tinderbox.agent.v1.TerminalSize
@@ -1144,7 +1393,7 @@ export type TerminalSize = Message<"tinderbox.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 25);
+  messageDesc(file_tinderbox_agent_v1_agent, 30);
 
 /**
  * @generated from message tinderbox.agent.v1.ExitStatus
@@ -1175,7 +1424,7 @@ export type ExitStatus = Message<"tinderbox.agent.v1.ExitStatus"> & {
  * Use `create(ExitStatusSchema)` to create a new message.
  */
 export const ExitStatusSchema: GenMessage<ExitStatus> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 26);
+  messageDesc(file_tinderbox_agent_v1_agent, 31);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenExec
@@ -1233,7 +1482,7 @@ export type OpenExec = Message<"tinderbox.agent.v1.OpenExec"> & {
  * Use `create(OpenExecSchema)` to create a new message.
  */
 export const OpenExecSchema: GenMessage<OpenExec> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 27);
+  messageDesc(file_tinderbox_agent_v1_agent, 32);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenAttach
@@ -1265,7 +1514,7 @@ export type OpenAttach = Message<"tinderbox.agent.v1.OpenAttach"> & {
  * Use `create(OpenAttachSchema)` to create a new message.
  */
 export const OpenAttachSchema: GenMessage<OpenAttach> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 28);
+  messageDesc(file_tinderbox_agent_v1_agent, 33);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenLog
@@ -1289,7 +1538,7 @@ export type OpenLog = Message<"tinderbox.agent.v1.OpenLog"> & {
  * Use `create(OpenLogSchema)` to create a new message.
  */
 export const OpenLogSchema: GenMessage<OpenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 29);
+  messageDesc(file_tinderbox_agent_v1_agent, 34);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenTcp
@@ -1306,5 +1555,5 @@ export type OpenTcp = Message<"tinderbox.agent.v1.OpenTcp"> & {
  * Use `create(OpenTcpSchema)` to create a new message.
  */
 export const OpenTcpSchema: GenMessage<OpenTcp> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 30);
+  messageDesc(file_tinderbox_agent_v1_agent, 35);
 

@@ -1,0 +1,68 @@
+/** What a run of critest says, held against the list of specs that are not expected to pass. */
+
+export type SpecResult = { readonly name: string; readonly status: "passed" | "failed" | "skipped" };
+/** By spec name */
+export type Exceptions = ReadonlyMap<string, { readonly reason: string; readonly mayPass: boolean }>;
+
+const entities: Readonly<Record<string, string>> = { quot: '"', apos: "'", lt: "<", gt: ">", amp: "&" };
+
+function plain(text: string): string {
+  return text.replace(/&(?:#(\d+)|#x([0-9a-f]+)|(\w+));/gi, (whole, decimal, hex, name) => {
+    if (name !== undefined) return entities[name] ?? whole;
+    return String.fromCodePoint(decimal === undefined ? Number.parseInt(hex, 16) : Number(decimal));
+  });
+}
+
+/** The specs of a JUnit report of ginkgo; set-up nodes and benchmarks are left out. */
+export function parseJunit(xml: string): readonly SpecResult[] {
+  const found: SpecResult[] = [];
+  for (const [, attributes = ""] of xml.matchAll(/<testcase\s([^>]*)>/g)) {
+    const attribute = (name: string): string =>
+      plain(new RegExp(`(?:^|\\s)${name}="([^"]*)"`).exec(attributes)?.[1] ?? "");
+    const name = attribute("name");
+    if (!name.startsWith("[It] ") || /benchmark/i.test(name)) continue;
+    const said = attribute("status");
+    const status =
+      said === "passed" ? "passed" : said === "skipped" || said === "pending" ? "skipped" : "failed";
+    found.push({ name: name.slice("[It] ".length).replace(/ \[[^\]]*\]$/, ""), status });
+  }
+  return found;
+}
+
+/** Lines of `SPEC | REASON`; `#` begins a comment, `?` a spec that may pass on other hosts. @throws Error for a line without a reason */
+export function parseExceptions(text: string): Exceptions {
+  const list = new Map<string, { reason: string; mayPass: boolean }>();
+  for (const line of text.split("\n")) {
+    if (line.trim() === "" || line.startsWith("#")) continue;
+    const at = line.lastIndexOf(" | ");
+    if (at < 1) throw new Error(`${JSON.stringify(line)}: "SPEC | REASON" is expected`);
+    const mayPass = line.startsWith("?");
+    list.set(line.slice(mayPass ? 1 : 0, at).trim(), { reason: line.slice(at + 3).trim(), mayPass });
+  }
+  return list;
+}
+
+/** Everything that is not as it should be, a line each. `isWhole`: the run was of all specs. */
+export function judge(
+  results: readonly SpecResult[],
+  exceptions: Exceptions,
+  isWhole: boolean,
+): { readonly summary: string; readonly faults: readonly string[] } {
+  const count = (status: SpecResult["status"]): number =>
+    results.filter((one) => one.status === status).length;
+  const faults = results.flatMap(({ name, status }) => {
+    const exception = exceptions.get(name);
+    if (exception)
+      return status === "passed" && !exception.mayPass ? [`passes, but is on the list: ${name}`] : [];
+    if (status === "passed" || (status === "skipped" && !isWhole)) return [];
+    return [`${status}: ${name}`];
+  });
+  if (isWhole) {
+    const names = new Set(results.map(({ name }) => name));
+    for (const name of exceptions.keys())
+      if (!names.has(name)) faults.push(`on the list, but critest has no such spec: ${name}`);
+    if (results.length === 0) faults.push("the report holds no spec");
+  }
+  const summary = `${results.length} specs: ${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped`;
+  return { summary, faults };
+}
