@@ -286,8 +286,8 @@ const podCases: readonly Case[] = [
     runPod({
       linux: { securityContext: { namespaceOptions: { usernsOptions: { mode: NamespaceMode.POD } } } },
     }),
-    "UNSUPPORTED",
-    /userns_options/,
+    "INVALID",
+    /userns_options\.uids: 0 is not allowed: exactly one mapping/,
   ],
   [
     "a group without a user",
@@ -297,8 +297,8 @@ const podCases: readonly Case[] = [
   ],
   [
     "a seccomp profile",
-    runPod({ linux: { securityContext: { seccomp: { profileType: 2, localhostRef: "/x" } } } }),
-    "UNSUPPORTED",
+    runPod({ linux: { securityContext: { seccomp: { profileType: 2, localhostRef: "x" } } } }),
+    "INVALID",
     /seccomp/,
   ],
   ["Windows", runPod({ windows: {} }), "UNSUPPORTED", /^config\.windows/],
@@ -423,10 +423,10 @@ const containerCases: readonly Case[] = [
     /^config\.mounts\[0\]\.propagation: 9/,
   ],
   [
-    "an image volume",
+    "an image volume that can be written",
     create({ mounts: [{ containerPath: "/x", image: { image: "x" } }] }),
-    "UNSUPPORTED",
-    /^config\.mounts\[0\]\.image: "x" is not supported/,
+    "INVALID",
+    /^config\.mounts\[0\]\.readonly: false is not allowed/,
   ],
   [
     "a device with odd rights",
