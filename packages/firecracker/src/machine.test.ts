@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { adoptMachine } from "./adopt.ts";
-import { launchMachine } from "./machine.ts";
+import { launchMachine } from "./launch.ts";
 
 test("launchMachine: a VMM that ends at once is FC_EXITED with its last words; one that answers can be adopted and killed", async (t) => {
   const directory = mkdtempSync("/tmp/fc-machine-");

@@ -3,7 +3,8 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { createConnection, createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
-import { dialVsock, listenVsock } from "./vsock.ts";
+import { dialVsock } from "./vsock.ts";
+import { listenVsock } from "./vsock-listener.ts";
 
 test("dialVsock: bytes behind the OK line are kept, a refusal is FC_VSOCK", async (t) => {
   const directory = mkdtempSync("/tmp/fc-vsock-");
