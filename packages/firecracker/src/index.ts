@@ -34,8 +34,19 @@ export {
 } from "./journal.ts";
 export { type LaunchOptions, launchFromConfigFile, launchMachine, type ProcessOptions } from "./launch.ts";
 export { type Leftover, removeLeftovers } from "./leftovers.ts";
-export { ConfigurableMachine, Machine, PausedMachine, RunningMachine } from "./machine.ts";
+export type { RecordStream } from "./line-fifo.ts";
+export { type LogRecord, openLogFifo, parseLogLine } from "./log-lines.ts";
+export {
+  ConfigurableMachine,
+  type LogOptions,
+  Machine,
+  type MetricsOptions,
+  PausedMachine,
+  RunningMachine,
+} from "./machine.ts";
 export type * from "./memory-wire.ts";
+export { openMetricsFifo, parseMetricsLine } from "./metrics.ts";
+export type * from "./metrics-wire.ts";
 export type * from "./network-wire.ts";
 export {
   type FieldSpec,
@@ -47,6 +58,7 @@ export {
 } from "./operations.ts";
 export type { OutputLog, OutputStream } from "./output-log.ts";
 export type * from "./output-wire.ts";
+export { type PageFaultHandler, type PageFaultHandlerOptions, spawnPageFaultHandler } from "./page-faults.ts";
 export { isVmmAlive, signalVmm, type VmmIdentity, vmmIdentity } from "./process-identity.ts";
 export { type Bandwidth, type ByteAmount, type RateLimit, rateLimiter, tokenBucket } from "./rate-limit.ts";
 export type * from "./rate-limit-wire.ts";

@@ -84,14 +84,20 @@ export class MachineCore {
     return isVmmAlive(this.process.identity);
   }
 
+  /** Written down before it is made; must not exist. */
+  async addLeftover(leftover: Leftover, field = "path"): Promise<void> {
+    // What another machine made would be removed with this one's.
+    if (await exists(leftover.path))
+      throw new FirecrackerArgumentError(field, `${leftover.path} exists already`);
+    this.#leftovers.push(leftover);
+    await this.#journal?.update({ leftovers: this.#leftovers });
+  }
+
   async #place(hostPath: string, use: PathUse): Promise<string> {
     if (use === "bind") {
-      // Another machine's socket would be removed with this one's.
-      if (await exists(hostPath))
-        throw new FirecrackerArgumentError("uds_path", `${hostPath} exists already`);
-      this.#leftovers.push({ kind: "file", path: hostPath });
+      await this.addLeftover({ kind: "file", path: hostPath }, "uds_path");
       this.vsockPath = hostPath;
-      await this.#journal?.update({ leftovers: this.#leftovers, vsockPath: hostPath });
+      await this.#journal?.update({ vsockPath: hostPath });
     }
     return this.#spawner.toVmmPath(hostPath, use);
   }
@@ -126,7 +132,10 @@ export class MachineCore {
     );
     if (vsockPath !== undefined) return;
     const { vsock } = await this.client.vmConfig({ signal: options.signal });
-    if (vsock) this.vsockPath = this.#spawner.toHostPath(vsock.uds_path);
+    if (!vsock) return;
+    this.vsockPath = this.#spawner.toHostPath(vsock.uds_path);
+    this.#leftovers.push({ kind: "file", path: this.vsockPath });
+    await this.#journal?.update({ leftovers: this.#leftovers, vsockPath: this.vsockPath });
   }
 
   whileAlive<T>(promise: Promise<T>): Promise<T> {

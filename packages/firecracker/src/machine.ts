@@ -6,7 +6,11 @@ import type { Duplex, Writable } from "node:stream";
 import type { CallOptions, PrebootApi, RunningApi } from "./api-client.ts";
 import { applyConfiguration, type MachineConfiguration } from "./configuration.ts";
 import { FirecrackerStateError } from "./errors.ts";
+import type { RecordStream } from "./line-fifo.ts";
+import { type LogRecord, openLogFifo } from "./log-lines.ts";
 import type { MachineCore } from "./machine-core.ts";
+import { openMetricsFifo } from "./metrics.ts";
+import type { MetricsRecordWire } from "./metrics-wire.ts";
 import type { OutputLog } from "./output-log.ts";
 import type { VmmIdentity } from "./process-identity.ts";
 import type { ShutdownOptions } from "./shutdown.ts";
@@ -84,6 +88,30 @@ export abstract class Machine implements AsyncDisposable {
   }
 }
 
+/** Options of `openMetrics`. */
+export type MetricsOptions = {
+  /** Since 1.17. @default false */
+  readonly emitId?: boolean;
+  /** Told in each record; since 1.17 */
+  readonly properties?: Readonly<Record<string, string>>;
+  /** Unread records that are kept. @default 1_000 */
+  readonly maxRecords?: number;
+  readonly signal?: AbortSignal;
+};
+
+/** Options of `openLog`. */
+export type LogOptions = {
+  /** @default "Info" */
+  readonly level?: "Error" | "Warning" | "Info" | "Debug" | "Trace" | "Off";
+  /** Whether records tell file and line. @default false */
+  readonly showOrigin?: boolean;
+  /** Only lines of this module path */
+  readonly module?: string;
+  /** Unread records that are kept. @default 1_000 */
+  readonly maxRecords?: number;
+  readonly signal?: AbortSignal;
+};
+
 /** A VMM whose guest has not been started. */
 export class ConfigurableMachine extends Machine {
   readonly phase = "configurable";
@@ -96,6 +124,39 @@ export class ConfigurableMachine extends Machine {
   /** Makes the API calls for a configuration, in the order they depend on each other. */
   async configure(configuration: MachineConfiguration, options: CallOptions = {}): Promise<void> {
     await applyConfiguration(this.core.client, configuration, options);
+  }
+
+  /**
+   * Makes a FIFO at a host path, has the VMM write its metrics there and reads them. Removed with the machine. Ask for a
+   * line with `api.flushMetrics()`; one comes every 60 s by itself.
+   */
+  async openMetrics(path: string, options: MetricsOptions = {}): Promise<RecordStream<MetricsRecordWire>> {
+    await this.core.addLeftover({ kind: "file", path });
+    const metrics = await openMetricsFifo(path, options.maxRecords);
+    const { emitId, properties, signal } = options;
+    await this.core.client.putMetrics(
+      { metrics_path: path, ...(emitId && { emit_id: true }), ...(properties && { properties }) },
+      { signal },
+    );
+    return metrics;
+  }
+
+  /** Makes a FIFO at a host path, has the VMM log there and reads it. Removed with the machine. */
+  async openLog(path: string, options: LogOptions = {}): Promise<RecordStream<LogRecord>> {
+    await this.core.addLeftover({ kind: "file", path });
+    const log = await openLogFifo(path, options.maxRecords);
+    const { level, module, signal } = options;
+    await this.core.client.putLogger(
+      {
+        log_path: path,
+        show_level: true,
+        show_log_origin: options.showOrigin === true,
+        ...(level && { level }),
+        ...(module !== undefined && { module }),
+      },
+      { signal },
+    );
+    return log;
   }
 
   /** InstanceStart. @throws {FirecrackerApiError} FC_API; then this machine can be tried again */

@@ -93,13 +93,14 @@ export function foundProcess(
   const ending = new Ending();
   const connection = createConnection(apiSocket);
   let isKept = false;
+  let timer: NodeJS.Timeout | undefined;
   connection.unref();
   connection.on("error", () => {});
   connection.resume();
   const lookAgain = (ms: number): void => {
     if (!isVmmAlive(identity)) ending.report({ exitCode: null, signal: null });
     else {
-      const timer = setTimeout(lookAgain, ms, Math.min(100, ms * 2));
+      timer = setTimeout(lookAgain, ms, Math.min(100, ms * 2));
       if (!isKept) timer.unref();
     }
   };
@@ -112,6 +113,7 @@ export function foundProcess(
     wait: () => {
       isKept = true;
       connection.ref();
+      timer?.ref();
       return new Promise((resolve) => ending.onExit(resolve));
     },
     onExit: (listener) => ending.onExit(listener),
