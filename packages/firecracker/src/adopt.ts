@@ -11,9 +11,11 @@ import { foundProcess } from "./vmm-process.ts";
 
 /** What is known of a machine that runs. A journal's live record is one. */
 export type AdoptOptions = {
+  /** Pid and start time */
   readonly identity: VmmIdentity;
   /** Host path */
   readonly apiSocket: string;
+  /** The instance's id, checked */
   readonly id: string;
   /** Host path of its vsock's socket. @default what its configuration tells */
   readonly vsockPath?: string | undefined;
@@ -23,6 +25,7 @@ export type AdoptOptions = {
   readonly journal?: JournalEntry;
   /** Translates paths, for a jailed one */
   readonly spawner?: Pick<VmmSpawner, "toVmmPath" | "toHostPath">;
+  /** Gives up. @default after 5 s */
   readonly signal?: AbortSignal;
 };
 

@@ -38,6 +38,7 @@ export type ApiClientOptions = {
 
 /** Options of one call. */
 export type CallOptions = {
+  /** Gives the call up; what was sent may still be done */
   readonly signal?: AbortSignal | undefined;
   /** ms; 0 = no limit. @default the client's, none for snapshot calls */
   readonly timeoutMs?: number;

@@ -17,6 +17,7 @@ export type DriveWire = {
   readonly cache_type?: "Unsafe" | "Writeback";
   /** Async is io_uring, a preview. @default "Sync" */
   readonly io_engine?: "Sync" | "Async";
+  /** Limits; in a PATCH, absent buckets stay as they are */
   readonly rate_limiter?: RateLimiterWire;
   /** Socket of a vhost-user-blk backend (preview); no limits, no snapshots */
   readonly socket?: string;
@@ -24,9 +25,11 @@ export type DriveWire = {
 
 /** After start: another backing file, other limits; the id alone has a vhost-user drive read its size again. Read-only stays. */
 export type DrivePatchWire = {
+  /** Of a drive that is there */
   readonly drive_id: string;
   /** Opened at once; the guest sees the new size, so nothing of the old file may be mounted */
   readonly path_on_host?: string;
+  /** Limits; in a PATCH, absent buckets stay as they are */
   readonly rate_limiter?: RateLimiterWire;
 };
 

@@ -24,6 +24,7 @@ export abstract class FirecrackerError extends Error {
 
 /** The VMM answered a request with a failure, or its answer could not be read. */
 export class FirecrackerApiError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_API";
   /** HTTP status; 0 when no whole answer came */
   readonly status: number;
@@ -48,6 +49,7 @@ export class FirecrackerApiError extends FirecrackerError {
 
 /** An option or field has a value that cannot work; nothing was sent. */
 export class FirecrackerArgumentError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_ARGUMENT";
   /** Which option or field */
   readonly field: string;
@@ -59,6 +61,7 @@ export class FirecrackerArgumentError extends FirecrackerError {
 
 /** This VMM's version does not know the operation, field or value; nothing was sent. */
 export class FirecrackerVersionError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_VERSION";
   /** The operation, `PUT /path`, or its field, `PUT /path: a.b` */
   readonly feature: string;
@@ -77,6 +80,7 @@ export class FirecrackerVersionError extends FirecrackerError {
 
 /** The call is not for the state the machine is in; nothing was sent. */
 export class FirecrackerStateError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_STATE";
 }
 
@@ -102,6 +106,7 @@ export function explainExitCode(exitCode: number): string | undefined {
 
 /** The VMM ended although it was still needed. */
 export class FirecrackerExitedError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_EXITED";
   /** null when a signal ended it, or nobody can know (it was not our child) */
   readonly exitCode: number | null;
@@ -127,20 +132,24 @@ export class FirecrackerExitedError extends FirecrackerError {
 
 /** Something did not happen in the time given. */
 export class FirecrackerTimeoutError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_TIMEOUT";
 }
 
 /** A vsock connection or listener could not be made. */
 export class FirecrackerVsockError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_VSOCK";
 }
 
 /** The VMM could not be started, or a found process is not the one looked for. */
 export class FirecrackerLaunchError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_LAUNCH";
 }
 
 /** A jail could not be made, entered or removed. */
 export class FirecrackerJailerError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_JAILER";
 }

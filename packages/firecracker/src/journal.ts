@@ -10,6 +10,7 @@ import { bootId, findVmms, isVmmAlive, type VmmIdentity } from "./process-identi
 
 /** What is written down of one machine. */
 export type JournalRecord = {
+  /** The instance's id, and the record's name */
   readonly id: string;
   /** Host path of the API's socket */
   readonly apiSocket: string;
@@ -32,6 +33,7 @@ export type LiveRecord = JournalRecord & { readonly identity: VmmIdentity; reado
 
 /** What a journal was found to hold. */
 export type Recovery = {
+  /** Machines that run */
   readonly live: readonly LiveRecord[];
   /** Ids of machines that were dead; what they left is removed */
   readonly cleaned: readonly string[];
@@ -120,6 +122,7 @@ function parseRecord(text: string): JournalRecord {
 
 /** A directory of records. One process at a time may use it. */
 export class MachineJournal {
+  /** Host path */
   readonly directory: string;
 
   /** The directory is made when it is first needed. */

@@ -102,10 +102,13 @@ export async function launchFromConfigFile(
 }
 
 type LaunchExtras = {
+  /** What `--version` told */
   readonly vmmVersion?: string;
+  /** Host path of its vsock's socket */
   readonly vsockPath?: string | undefined;
   /** Files that must not exist yet and are removed with the machine */
   readonly files?: readonly string[];
+  /** Makes files and gives the arguments for them, once what they leave is written down */
   readonly makeArguments?: () => Promise<string[]>;
 };
 

@@ -5,12 +5,15 @@ import { openRecordFifo, type RecordStream } from "./line-fifo.ts";
 export type LogRecord = {
   /** Local time, ISO 8601 without a zone */
   readonly time: string;
+  /** The instance's id */
   readonly instanceId: string;
+  /** Name of the VMM's thread: main, fc_api, fc_vcpu 0 */
   readonly thread: string;
   /** With `show_level` */
   readonly level: "ERROR" | "WARN" | "INFO" | "DEBUG" | "TRACE" | undefined;
   /** `file:line`, with `show_log_origin` */
   readonly origin: string | undefined;
+  /** The rest of the line */
   readonly message: string;
 };
 

@@ -96,6 +96,7 @@ export type MetricsOptions = {
   readonly properties?: Readonly<Record<string, string>>;
   /** Unread records that are kept. @default 1_000 */
   readonly maxRecords?: number;
+  /** Gives up */
   readonly signal?: AbortSignal;
 };
 
@@ -109,11 +110,13 @@ export type LogOptions = {
   readonly module?: string;
   /** Unread records that are kept. @default 1_000 */
   readonly maxRecords?: number;
+  /** Gives up */
   readonly signal?: AbortSignal;
 };
 
 /** A VMM whose guest has not been started. */
 export class ConfigurableMachine extends Machine {
+  /** Tells the type */
   readonly phase = "configurable";
 
   /** Calls for before the start, and for any time. */
@@ -182,6 +185,7 @@ abstract class StartedMachine extends Machine {
 
 /** A machine whose guest runs. */
 export class RunningMachine extends StartedMachine {
+  /** Tells the type */
   readonly phase = "running";
 
   /**
@@ -216,6 +220,7 @@ export class RunningMachine extends StartedMachine {
 
 /** A machine whose guest stands still. */
 export class PausedMachine extends StartedMachine {
+  /** Tells the type */
   readonly phase = "paused";
 
   /** Lets the guest go on. */

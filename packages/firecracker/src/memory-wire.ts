@@ -32,13 +32,17 @@ export type BalloonStatisticsWire = {
   readonly target_pages: number;
   /** 4 KiB pages */
   readonly actual_pages: number;
+  /** MiB asked for */
   readonly target_mib: number;
+  /** MiB taken */
   readonly actual_mib: number;
   /** bytes */
   readonly swap_in?: number;
   /** bytes */
   readonly swap_out?: number;
+  /** Page faults that read a disk */
   readonly major_faults?: number;
+  /** Page faults that did not */
   readonly minor_faults?: number;
   /** bytes */
   readonly free_memory?: number;
@@ -48,14 +52,21 @@ export type BalloonStatisticsWire = {
   readonly available_memory?: number;
   /** bytes */
   readonly disk_caches?: number;
+  /** Huge pages given out */
   readonly hugetlb_allocations?: number;
+  /** Huge pages that could not be */
   readonly hugetlb_failures?: number;
-  /** This and the next five: guests from 6.12 */
+  /** Processes killed for want of memory; this and the next five: guests from 6.12 */
   readonly oom_kill?: number;
+  /** Allocations that had to wait */
   readonly alloc_stall?: number;
+  /** Pages looked at in the background */
   readonly async_scan?: number;
+  /** Pages looked at by who wants memory */
   readonly direct_scan?: number;
+  /** Pages freed in the background */
   readonly async_reclaim?: number;
+  /** Pages freed by who wants memory */
   readonly direct_reclaim?: number;
 };
 
@@ -91,9 +102,14 @@ export type MemoryHotplugPatchWire = {
 
 /** How much of it the guest has. */
 export type MemoryHotplugStatusWire = {
+  /** MiB */
   readonly total_size_mib: number;
+  /** MiB */
   readonly block_size_mib: number;
+  /** MiB */
   readonly slot_size_mib: number;
+  /** MiB that the guest has */
   readonly plugged_size_mib: number;
+  /** MiB that it shall have */
   readonly requested_size_mib: number;
 };

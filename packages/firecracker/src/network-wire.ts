@@ -19,8 +19,11 @@ export type NetworkInterfaceWire = {
 
 /** Other limits, after start. */
 export type NetworkInterfacePatchWire = {
+  /** Of an interface that is there */
   readonly iface_id: string;
+  /** Of what the guest receives; absent buckets stay */
   readonly rx_rate_limiter?: RateLimiterWire;
+  /** Of what the guest sends; absent buckets stay */
   readonly tx_rate_limiter?: RateLimiterWire;
 };
 

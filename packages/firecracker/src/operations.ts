@@ -49,6 +49,7 @@ export type FieldSpec = {
 
 /** One operation. */
 export type OperationSpec = {
+  /** HTTP method */
   readonly method: Method;
   /** With `{}` for the id */
   readonly path: string;
@@ -56,11 +57,13 @@ export type OperationSpec = {
   readonly id?: string;
   /** before or after InstanceStart, only while paused, or any time */
   readonly when: "before" | "after" | "paused" | "any";
+  /** The first version of each release line that has it; absent: all */
   readonly since?: readonly string[];
   /** Allowed after the start too (it plugs a device in), from this version on */
   readonly afterSince?: readonly string[];
   /** Fields of the body; absent: no body, or any JSON where `anyBody` is set */
   readonly body?: Readonly<Record<string, FieldSpec>>;
+  /** Whether the body may be any JSON */
   readonly anyBody?: boolean;
   /** Whether it may take minutes, so that it has no time limit of its own */
   readonly slow?: boolean;

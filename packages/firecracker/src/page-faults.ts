@@ -22,11 +22,13 @@ export type PageFaultHandlerOptions = {
   readonly args: readonly string[];
   /** ms until it must listen. @default 10_000 */
   readonly readyTimeoutMs?: number;
+  /** Gives up */
   readonly signal?: AbortSignal;
 };
 
 /** A running handler. Without it the guest stands still at its next fault: it must outlive the machine. */
 export type PageFaultHandler = AsyncDisposable & {
+  /** Of the handler */
   readonly pid: number;
   /** For `memory.pageFaultSocket` */
   readonly socketPath: string;

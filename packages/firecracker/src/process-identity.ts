@@ -3,6 +3,7 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 
 /** One process, among all that ever have its pid. */
 export type VmmIdentity = {
+  /** In our pid namespace */
   readonly pid: number;
   /** Field 22 of /proc/PID/stat, clock ticks since boot */
   readonly startTime: string;

@@ -8,8 +8,11 @@ import type { SnapshotLoadOptions } from "./snapshot-options.ts";
 
 /** What is not in a snapshot and has to be given again. */
 export type RestoreSettings = {
+  /** PUT /logger */
   readonly logger?: LoggerWire;
+  /** PUT /metrics */
   readonly metrics?: MetricsWire;
+  /** PUT /serial */
   readonly serial?: SerialWire;
   /** The metadata store's content */
   readonly mmds?: object;
@@ -44,6 +47,7 @@ export async function restoreMachine(
 
 /** Many machines from one snapshot: the memory file is shared, the rest is each one's own. */
 export type CloneOptions = {
+  /** Where all come from */
   readonly snapshot: Omit<SnapshotLoadOptions, "vsockPath" | "taps">;
   /** How many */
   readonly count: number;
@@ -56,6 +60,7 @@ export type CloneOptions = {
   ) => LaunchOptions & RestoreSettings & Pick<SnapshotLoadOptions, "vsockPath" | "taps">;
   /** Restores at the same time. @default 4 */
   readonly concurrency?: number;
+  /** Gives up, and kills those that came up */
   readonly signal?: AbortSignal;
 };
 

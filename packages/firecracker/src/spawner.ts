@@ -8,9 +8,13 @@ import type { ExitStatus } from "./vmm-process.ts";
 
 /** A program to be executed. */
 export type VmmCommand = {
+  /** Program */
   readonly file: string;
+  /** Its arguments */
   readonly args: readonly string[];
+  /** @default ours */
   readonly env?: NodeJS.ProcessEnv | undefined;
+  /** @default ours */
   readonly cwd?: string | undefined;
 };
 

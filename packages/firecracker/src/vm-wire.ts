@@ -7,9 +7,13 @@ import type { RateLimiterWire } from "./rate-limit-wire.ts";
 
 /** Who a VMM is and what it does. */
 export type InstanceInfoWire = {
+  /** `Firecracker` */
   readonly app_name: string;
+  /** `--id` */
   readonly id: string;
+  /** What the guest does */
   readonly state: "Not started" | "Running" | "Paused";
+  /** As GET /version */
   readonly vmm_version: string;
 };
 
@@ -78,20 +82,31 @@ export type VmStateWire = { readonly state: "Paused" | "Resumed" };
 
 /** The whole configuration, as `--config-file` takes it. */
 export type VmConfigWire = {
+  /** The kernel */
   readonly "boot-source": BootSourceWire;
+  /** Root device first; may be empty */
   readonly drives: readonly DriveWire[];
+  /** @default 1 vCPU, 128 MiB */
   readonly "machine-config"?: MachineConfigWire | null;
+  /** A CPU template */
   readonly "cpu-config"?: CpuConfigWire | null;
+  /** Interfaces */
   readonly "network-interfaces"?: readonly NetworkInterfaceWire[] | null;
+  /** The vsock device */
   readonly vsock?: VsockWire | null;
+  /** The balloon */
   readonly balloon?: BalloonWire | null;
+  /** The entropy device */
   readonly entropy?: EntropyWire | null;
   /** since 1.14 */
   readonly pmem?: readonly PmemWire[] | null;
   /** since 1.14 */
   readonly "memory-hotplug"?: MemoryHotplugWire | null;
+  /** How the guest reaches the metadata */
   readonly "mmds-config"?: MmdsConfigWire | null;
+  /** The log */
   readonly logger?: LoggerWire | null;
+  /** The metrics */
   readonly metrics?: MetricsWire | null;
 };
 

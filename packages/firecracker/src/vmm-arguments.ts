@@ -17,8 +17,11 @@ export type VmmFlags = {
   readonly mmdsSizeLimitBytes?: number;
   /** Log file or FIFO from the very start, host path */
   readonly logPath?: string;
+  /** @default "Info" */
   readonly logLevel?: "Error" | "Warning" | "Info" | "Debug" | "Trace" | "Off";
+  /** @default false */
   readonly showLevel?: boolean;
+  /** Whether lines tell file and line number. @default false */
   readonly showLogOrigin?: boolean;
   /** Logs only this module path */
   readonly logModule?: string;

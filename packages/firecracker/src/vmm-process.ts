@@ -15,6 +15,7 @@ export interface VmmProcess {
   readonly identity: VmmIdentity;
   /** What it wrote; undefined when that goes elsewhere */
   readonly stdout: OutputLog | undefined;
+  /** As stdout */
   readonly stderr: OutputLog | undefined;
   /** The serial console's input, when asked for */
   readonly stdin: Writable | undefined;

@@ -12,6 +12,7 @@ const longestAnswer = 32;
 
 /** How to dial. */
 export type DialOptions = {
+  /** Gives up */
   readonly signal?: AbortSignal | undefined;
   /** ms for one attempt: a guest without a vsock driver yet answers nothing. @default 10_000 */
   readonly timeoutMs?: number;
