@@ -38,7 +38,10 @@ async function owner(directory: string, then: string): Promise<ChildProcess> {
      setInterval(() => {}, 1000);`,
   );
   const child = spawn(node, [script], { stdio: ["ignore", "pipe", "inherit"] });
-  if (child.stdout) await once(createInterface(child.stdout), "line");
+  await Promise.race([
+    once(createInterface(child.stdout), "line"),
+    once(child, "exit").then(() => assert.fail("the owner ended before it was ready")),
+  ]);
   return child;
 }
 
