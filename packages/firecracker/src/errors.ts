@@ -7,6 +7,7 @@ export type FirecrackerErrorCode =
   | "FC_EXITED"
   | "FC_JAILER"
   | "FC_LAUNCH"
+  | "FC_NETWORK"
   | "FC_STATE"
   | "FC_TIMEOUT"
   | "FC_VERSION"
@@ -146,10 +147,4 @@ export class FirecrackerVsockError extends FirecrackerError {
 export class FirecrackerLaunchError extends FirecrackerError {
   /** Which case it is */
   readonly code = "FC_LAUNCH";
-}
-
-/** A jail could not be made, entered or removed. */
-export class FirecrackerJailerError extends FirecrackerError {
-  /** Which case it is */
-  readonly code = "FC_JAILER";
 }

@@ -3,25 +3,30 @@ import { execFile } from "node:child_process";
 import { readFile, rm, rmdir } from "node:fs/promises";
 import { promisify } from "node:util";
 import { FirecrackerLaunchError } from "./errors.ts";
+import { removeJailAt } from "./jailer/remove-jail.ts";
 
 /** A thing to be removed after the VMM's end. */
 export type Leftover = {
-  /** `directory`: with all in it; `mount`: detached; `cgroup`: an empty directory of cgroupfs; `netDevice`: a link, in `netns` */
-  readonly kind: "file" | "directory" | "mount" | "cgroup" | "netDevice";
+  /** `directory`: with all in it; `mount`: detached; `cgroup`: an empty directory of cgroupfs; `netDevice`: a link, in `netns`; `jail`: a jail's directory, with what its record names */
+  readonly kind: "file" | "directory" | "mount" | "cgroup" | "netDevice" | "jail";
   /** Absolute path on the host; the device's name for `netDevice` */
   readonly path: string;
   /** Path of a network namespace. @default ours */
   readonly netns?: string;
+  /** Of a `jail`: one of the same name with another token is left alone */
+  readonly token?: string;
 };
 
 const run = promisify(execFile);
 
-async function remove({ kind, path, netns }: Leftover): Promise<void> {
+async function remove({ kind, path, netns, token }: Leftover): Promise<void> {
   switch (kind) {
     case "file":
       return rm(path, { force: true });
     case "directory":
       return rm(path, { recursive: true, force: true });
+    case "jail":
+      return removeJailAt(path, token ?? "");
     case "cgroup":
       return rmdir(path).catch((cause: NodeJS.ErrnoException) => {
         if (cause.code !== "ENOENT") throw cause;
