@@ -89,7 +89,7 @@ describe("jails", () => {
   };
 
   test("stage: a kernel everyone may read is a hard link, and stays its owner's", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const kernel = file(work, "vmlinux", 0o644);
     const path = await jail.stage(kernel, { access: "ro" });
     assert.equal(path, `/files/${number}-vmlinux`);
@@ -101,7 +101,7 @@ describe("jails", () => {
   });
 
   test("stage: across file systems it is a bind mount, read-only for what is only read", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const disk = file(elsewhere, "shared.img", 0o644);
     const own = file(elsewhere, "own.img", 0o600);
     const path = await jail.stage(disk, { access: "ro", as: "/drives/root" });
@@ -115,7 +115,7 @@ describe("jails", () => {
   });
 
   test("stage: a file the jail could change is bound read-only, though a link would do", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const path = await jail.stage(file(work, "open.img", 0o666), { access: "ro" });
     assert.equal(methodOf(jail, path), "bind");
     assert.equal(asJailed(jail, `echo >.${path}`), undefined);
@@ -125,7 +125,7 @@ describe("jails", () => {
     const disk = file(work, "disk.img", 0o440);
     chownSync(disk, 7, 8);
     {
-      await using jail = await makeJail(await planJail(options));
+      await using jail = await makeJail((await planJail(options)).record);
       const path = await jail.stage(disk, { access: "rw" });
       assert.equal(methodOf(jail, path), "link");
       const { uid: owner, gid: group, mode } = statSync(disk);
@@ -138,7 +138,7 @@ describe("jails", () => {
   });
 
   test("stage: what the jail may not read is copied for it, holes and all", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const secret = file(work, "secret.img", 0o600);
     truncateSync(secret, 64 << 20);
     const path = await jail.stage(secret, { access: "ro" });
@@ -154,7 +154,7 @@ describe("jails", () => {
   });
 
   test("stage: names never collide", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const one = file(join(work, "a"), "rootfs", 0o644, "one");
     const two = file(join(work, "b"), "rootfs", 0o644, "two");
     const first = await jail.stage(one, { access: "ro" });
@@ -173,7 +173,7 @@ describe("jails", () => {
   });
 
   test("stage: refuses paths that are none, by field", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const kernel = file(work, "vmlinux", 0o644);
     for (const as of ["relative", "/a/../b", "/a/", "/a//b", "/", "/a\0b"])
       await assert.rejects(jail.stage(kernel, { access: "ro", as }), refusedBy("as"), as);
@@ -187,7 +187,7 @@ describe("jails", () => {
   });
 
   test("stage: nothing goes through a link that the jailed program put in its root directory", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const { root } = jail.record;
     const kernel = file(work, "vmlinux", 0o644);
     await jail.stage(kernel, { access: "ro" });
@@ -210,7 +210,7 @@ describe("jails", () => {
   });
 
   test("stage: a block device gets a node of the jail's own, a unix socket is the same socket", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const device = join(work, `device-${number}`);
     execFileSync("mknod", ["-m", "0600", device, "b", "259", "70000"]);
     const path = await jail.stage(device, { access: "ro", as: "/drives/data" });
@@ -248,11 +248,11 @@ describe("jails", () => {
     }
     assert.deepEqual(readdirSync(join(work, "jails")), []);
     const [plan, second] = [await planJail(options), await planJail(options)];
-    const jail = await makeJail(plan);
+    const jail = await makeJail(plan.record);
     assert.deepEqual(plan.argv().slice(-2), ["--chroot-base-dir", join(work, "jails")]);
     const kept = await jail.stage(file(work, "vmlinux", 0o644), { access: "ro" });
     await assert.rejects(planJail(options), refusedBy("id"));
-    await assert.rejects(makeJail(second), refusedBy("id"));
+    await assert.rejects(makeJail(second.record), refusedBy("id"));
     await removeJailAt(second.record.directory, second.record.token);
     assert.ok(existsSync(jail.hostPath(kept)), "the refusal touched the other's jail");
     await jail.remove();
@@ -261,7 +261,7 @@ describe("jails", () => {
   });
 
   test("awaitPidFile: the process of the jail, and never another", async () => {
-    await using jail = await makeJail(await planJail(options));
+    await using jail = await makeJail((await planJail(options)).record);
     const { root } = jail.record;
     const busybox = await jail.stage("/bin/busybox", { access: "ro", as: "/busybox" });
     const found = awaitPidFile(jail.record, AbortSignal.timeout(30_000));

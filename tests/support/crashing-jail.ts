@@ -17,7 +17,7 @@ const options = JSON.parse(readFileSync(optionsPath, "utf8")) as JailerOptions;
 const files = JSON.parse(readFileSync(filesPath, "utf8")) as [string, StageOptions][];
 
 let written = 0;
-const jail = await makeJail(await planJail(options), async (record) => {
+const jail = await makeJail((await planJail(options)).record, async (record) => {
   writeFileSync(`${journal}.new`, JSON.stringify(record));
   renameSync(`${journal}.new`, journal);
   written += 1;

@@ -17,7 +17,7 @@ const apiSocket = "/api.sock";
 
 /** Paths of a jail, as the launcher and {@link adoptMachine} ask for them. */
 export type JailPaths = Pick<VmmSpawner, "toVmmPath" | "toHostPath"> & {
-  /** For files to be staged by hand: under a chosen name, by a chosen method. Only after the launch. */
+  /** For files to be staged by hand: under a chosen name, by a chosen method. Only once it is launched. */
   readonly jail: Jail;
 };
 
@@ -52,39 +52,36 @@ async function translate(jail: Jail, hostPath: string, use: PathUse): Promise<st
   }
 }
 
-function pathsOf(root: string, jail: () => Jail): Pick<VmmSpawner, "toVmmPath" | "toHostPath"> {
+function pathsOf(jail: Jail): JailPaths {
   return {
-    toVmmPath: (hostPath, use) => translate(jail(), hostPath, use),
+    jail,
+    toVmmPath: (hostPath, use) => translate(jail, hostPath, use),
     // The VMM's working directory is the jail's `/`.
-    toHostPath: (vmmPath) => `${root}${posix.resolve("/", vmmPath)}`,
+    toHostPath: (vmmPath) => `${jail.record.root}${posix.resolve("/", vmmPath)}`,
   };
 }
 
 /**
  * A jail for one VMM, to be given to `launchMachine` as its `spawner`. Nothing is made before the launch; the jail goes
  * when the VMM has ended. Files named in API bodies are brought in by themselves; a vsock's `uds_path` must be taken
- * from `toHostPath("/NAME")`, and the listeners beside it be given to the jail's user by `jail.giveToJail`.
+ * from `toHostPath("/NAME")`, and the listeners beside it be given to the jail's user by `jail.giveToJail`. `stageFirst`
+ * is called when the jail is made, before the jailer runs: for files that the VMM's program itself needs.
  * @throws {FirecrackerJailerError} FC_JAILER naming the option at fault
  */
-export async function jailedSpawner(options: JailerOptions): Promise<JailedSpawner> {
+export async function jailedSpawner(
+  options: JailerOptions,
+  stageFirst?: (jail: Jail) => Promise<void>,
+): Promise<JailedSpawner> {
   const plan = await planJail(options);
   const { record } = plan;
-  let made: Jail | undefined;
-  const jail = (): Jail => {
-    if (made === undefined)
-      throw new FirecrackerJailerError("spawner", `jail ${record.id} is not made before it is launched`);
-    return made;
-  };
+  const jail = new Jail(record);
   const isElsewhere = options.daemonize === true || options.newPidNs === true;
   return {
-    ...pathsOf(record.root, jail),
+    ...pathsOf(jail),
     id: record.id,
     binary: options.execFile,
     apiSocket: `${record.root}${apiSocket}`,
     rootDirectory: record.root,
-    get jail() {
-      return jail();
-    },
     command: (vmmArguments) => ({
       file: plan.jailer,
       args: plan.argv(["--api-sock", apiSocket, ...vmmArguments]),
@@ -93,7 +90,8 @@ export async function jailedSpawner(options: JailerOptions): Promise<JailedSpawn
     leftovers: () => [{ kind: "jail", path: record.directory, token: record.token }],
     async prepare(signal) {
       signal?.throwIfAborted();
-      made = await makeJail(plan);
+      await makeJail(record);
+      await stageFirst?.(jail);
     },
     ...(isElsewhere && {
       findVmm: async ({ exited }, signal) => {
@@ -117,6 +115,5 @@ export async function findJail(rootDirectory: string): Promise<JailPaths> {
   const record: JailRecord | undefined = await readJailRecord(posix.dirname(rootDirectory));
   if (record === undefined || record.root !== rootDirectory)
     throw new FirecrackerJailerError("rootDirectory", `${rootDirectory} is not the root directory of a jail`);
-  const jail = new Jail(record);
-  return { ...pathsOf(record.root, () => jail), jail };
+  return pathsOf(new Jail(record));
 }

@@ -2,9 +2,8 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { Jail, type KeepRecord } from "./jail.ts";
-import { writeJailRecord } from "./jail-record.ts";
+import { type JailRecord, writeJailRecord } from "./jail-record.ts";
 import { FirecrackerJailerError } from "./jailer-error.ts";
-import type { JailPlan } from "./plan-jail.ts";
 import { removeJail } from "./remove-jail.ts";
 
 const codeOf = (cause: unknown): string =>
@@ -36,8 +35,7 @@ async function makeNew(directory: string, what: string): Promise<void> {
  * Makes the jail's directories and cgroups, none of which may exist.
  * @throws {FirecrackerJailerError} FC_JAILER naming `id` when one does; nothing is left then
  */
-export async function makeJail(plan: JailPlan, keepRecord: KeepRecord = writeJailRecord): Promise<Jail> {
-  const { record } = plan;
+export async function makeJail(record: JailRecord, keepRecord: KeepRecord = writeJailRecord): Promise<Jail> {
   await makeNew(record.directory, "the jail directory");
   const made: string[] = [];
   try {
