@@ -56,8 +56,13 @@ async function removeCgroup(directory: string): Promise<void> {
   await end(cgroupProcesses(directory));
   const entries = await readdir(directory, { withFileTypes: true }).catch(() => []);
   for (const entry of entries) if (entry.isDirectory()) await removeCgroup(join(directory, entry.name));
-  if (!(await removeEmpty(directory)))
-    throw new FirecrackerJailerError(undefined, `the cgroup ${directory} cannot be removed: it is in use`);
+  // A process counts as ended when its first thread is; its others hold the cgroup a little longer.
+  const deadline = performance.now() + deathMs;
+  while (!(await removeEmpty(directory))) {
+    if (performance.now() > deadline)
+      throw new FirecrackerJailerError(undefined, `the cgroup ${directory} is still in use`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
 }
 
 /**
