@@ -58,6 +58,18 @@ export {
 export type * from "./memory-wire.ts";
 export { openMetricsFifo, parseMetricsLine } from "./metrics.ts";
 export type * from "./metrics-wire.ts";
+export { type CniCall, networkFromCni } from "./network/cni-result.ts";
+export {
+  type BootNetwork,
+  bootNetwork,
+  type GuestAddress,
+  type GuestNetwork,
+  type GuestRoute,
+  networkInterface,
+} from "./network/guest-network.ts";
+export { macFrom } from "./network/mac-address.ts";
+export { FirecrackerNetworkError } from "./network/network-error.ts";
+export { createTap, removeTap, type Tap, type TapName, type TapOptions } from "./network/tap.ts";
 export type * from "./network-wire.ts";
 export {
   type FieldSpec,
