@@ -25,17 +25,12 @@ export {
   FirecrackerVsockError,
 } from "./errors.ts";
 export { Jail, type KeepRecord, type StageOptions } from "./jailer/jail.ts";
-export {
-  type JailRecord,
-  pidFileOf,
-  type StagedFile,
-  type TakenFile,
-} from "./jailer/jail-record.ts";
+export type { JailRecord, StagedFile, TakenFile } from "./jailer/jail-record.ts";
 export { findJail, type JailedSpawner, type JailPaths, jailedSpawner } from "./jailer/jailed-spawner.ts";
 export { FirecrackerJailerError } from "./jailer/jailer-error.ts";
 export type { CgroupSetting, JailerOptions } from "./jailer/jailer-options.ts";
 export { removeJail } from "./jailer/remove-jail.ts";
-export type { StagedFileFacts, StagingAccess, StagingMethod, StagingPlan } from "./jailer/staging-plan.ts";
+export type { StagingAccess, StagingMethod } from "./jailer/staging-plan.ts";
 export {
   type JournalEntry,
   type JournalRecord,

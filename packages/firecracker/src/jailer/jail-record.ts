@@ -8,13 +8,17 @@ import type { StagingAccess, StagingMethod } from "./staging-plan.ts";
 
 /** A file of the host whose owner or mode was changed for the jail; given back when the jail is removed. */
 export type TakenFile = {
+  /** On the host, links resolved */
   readonly path: string;
   /** Device and inode, decimal: a file that has taken the path's place since is left alone */
   readonly device: string;
+  /** See `device` */
   readonly inode: string;
+  /** Its owner before */
   readonly uid: number;
+  /** Its group before */
   readonly gid: number;
-  /** Permission bits */
+  /** Its permission bits before */
   readonly mode: number;
 };
 
@@ -24,7 +28,9 @@ export type StagedFile = {
   readonly hostPath: string;
   /** In the jail, absolute */
   readonly jailPath: string;
+  /** What the VMM does with it */
   readonly access: StagingAccess;
+  /** How it came in */
   readonly method: StagingMethod;
   /** Device and inode of the host's file then */
   readonly inode: string;
@@ -32,10 +38,13 @@ export type StagedFile = {
 
 /** A jail, enough of it to remove it or to go on with it. */
 export type JailRecord = {
+  /** The instance's id */
   readonly id: string;
   /** Random, so that a jail of the same name made by somebody else is told from this one */
   readonly token: string;
+  /** What the VMM runs as */
   readonly uid: number;
+  /** As `uid` */
   readonly gid: number;
   /** `<chrootBaseDir>/<execName>/<id>`; made by us, so whatever is in it may be removed */
   readonly directory: string;
@@ -47,7 +56,9 @@ export type JailRecord = {
   readonly cgroups: readonly string[];
   /** Directories above them that go as well once they are empty, the deepest first */
   readonly cgroupParents: readonly string[];
+  /** To be given back */
   readonly takenFiles: readonly TakenFile[];
+  /** All that was brought in, in that order */
   readonly stagedFiles: readonly StagedFile[];
 };
 

@@ -14,11 +14,13 @@ export type KeepRecord = (record: JailRecord) => Promise<void>;
 
 /** How a file comes into a jail. */
 export type StageOptions = {
+  /** What the VMM does with it */
   readonly access: StagingAccess;
   /** Absolute path in the jail. @default `/files/<name of the file>`, numbered when that is taken */
   readonly as?: string;
-  /** @default the best that works here, see {@link planStaging} */
+  /** @default chosen: link, bind mount or copy for what is read; link or bind mount for what is written; a node for a block device */
   readonly method?: StagingMethod;
+  /** Ends the staging; nothing of it is left then */
   readonly signal?: AbortSignal;
 };
 

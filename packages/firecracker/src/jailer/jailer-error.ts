@@ -3,6 +3,7 @@ import { FirecrackerError } from "../errors.ts";
 
 /** A jail cannot be made as asked, or cannot be removed. */
 export class FirecrackerJailerError extends FirecrackerError {
+  /** Which case it is */
   readonly code = "FC_JAILER";
   /** The option at fault as a path (`cgroups[0]`, `uid`); undefined when the fault is the host's */
   readonly field: string | undefined;

@@ -30,6 +30,7 @@ export type JailerOptions = {
   readonly cgroupVersion?: 1 | 2;
   /** Relative path below the cgroup mount; the jail's own cgroup is `<parentCgroup>/<id>`. @default name of execFile */
   readonly parentCgroup?: string;
+  /** Of the VMM's process */
   readonly resourceLimits?: {
     /** Largest file that the VMM may write, bytes. @default the caller's limit */
     readonly fsizeBytes?: number;

@@ -13,7 +13,9 @@ export type StagingAccess = "ro" | "rw";
 export type StagedFileFacts = {
   /** `channel`: a unix socket or a FIFO */
   readonly kind: "file" | "block" | "channel";
+  /** Its owner */
   readonly uid: number;
+  /** Its group */
   readonly gid: number;
   /** Permission bits */
   readonly mode: number;

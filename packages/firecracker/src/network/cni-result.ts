@@ -15,12 +15,8 @@ export type CniCall = {
 };
 
 type Json = Readonly<Record<string, unknown>>;
-type CniInterface = {
-  readonly name: string;
-  readonly mac: string;
-  readonly sandbox: string;
-  readonly mtu: number;
-};
+/** Empty text or 0 where the result says nothing. */
+type CniInterface = Readonly<Record<"name" | "mac" | "sandbox", string>> & Readonly<Record<"mtu", number>>;
 
 const isObject = (value: unknown): value is Json =>
   typeof value === "object" && value !== null && !Array.isArray(value);

@@ -6,6 +6,7 @@ import type { NetworkInterfaceWire } from "../network-wire.ts";
 export type GuestAddress = {
   /** With its prefix length: `10.0.0.2/24`, `fd00::2/64` */
   readonly address: string;
+  /** The next hop for all that is elsewhere */
   readonly gateway?: string;
 };
 
@@ -25,12 +26,17 @@ export type GuestNetwork = {
   readonly netns?: string;
   /** The guest's own. @default random */
   readonly mac?: string;
+  /** Bytes. @default 1500 */
   readonly mtu?: number;
+  /** IPv4 and IPv6, in the order of the result */
   readonly addresses: readonly GuestAddress[];
+  /** Beside those that follow from the addresses */
   readonly routes: readonly GuestRoute[];
+  /** IP addresses, as many as there are */
   readonly nameservers: readonly string[];
   /** The resolver's local domain */
   readonly domain?: string;
+  /** Domains to look names up in */
   readonly search: readonly string[];
   /** As in resolv.conf's `options` */
   readonly resolverOptions: readonly string[];

@@ -22,6 +22,7 @@ export type TapOptions = TapName & {
   readonly mac?: string;
   /** 68..65535. @default 1500 */
   readonly mtu?: number;
+  /** Ends the making; nothing of it is left then */
   readonly signal?: AbortSignal;
 };
 
