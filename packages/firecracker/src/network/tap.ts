@@ -106,7 +106,9 @@ export async function createTap(options: TapOptions): Promise<Tap> {
       ...(uid === undefined ? [] : ["user", String(uid)]),
       ...(gid === undefined ? [] : ["group", String(gid)]),
     ];
-    await ip(netns, ["tuntap", "add", "dev", name, "mode", "tap", ...owner], signal);
+    signal?.throwIfAborted();
+    // Not ended half-way: nobody could tell then whether the tap is ours.
+    await ip(netns, ["tuntap", "add", "dev", name, "mode", "tap", ...owner]);
   } catch (cause) {
     throw failure(`${what} cannot be made`, cause);
   }
