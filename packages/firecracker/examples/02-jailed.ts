@@ -1,4 +1,4 @@
-// A microVM in a jail: own root directory, user, process id namespace and cgroup. Needs root, the jailer and a statically
+// A microVM in a jail: own root directory, user and cgroup. Needs root, the jailer and a statically
 // linked Firecracker:   02-jailed.ts --jailer /usr/bin/jailer --vmm /usr/bin/firecracker
 // (for a dynamically linked one: --library FILE for each of its libraries).
 import { existsSync, readFileSync } from "node:fs";
@@ -16,7 +16,6 @@ await main(async () => {
       uid: 64_001,
       gid: 64_001,
       chrootBaseDir: work.path,
-      newPidNs: true,
       cgroups: ["pids.max=64"],
       resourceLimits: { noFile: 512 },
     },
@@ -29,7 +28,7 @@ await main(async () => {
     // Paths are the host's, here as everywhere: what the VMM needs is brought into the jail.
     await using guest = await boot({ ...options, spawner }, guestConfiguration(work.path));
     const status = readFileSync(`/proc/${guest.machine.identity.pid}/status`, "utf8");
-    console.log(status.match(/^(Name|Uid|Gid|NSpid):.*/gm)?.join("\n"));
+    console.log(status.match(/^(Name|Uid|Gid):.*/gm)?.join("\n"));
     for (const file of spawner.jail.record.stagedFiles)
       console.log(`${file.method.padEnd(4)} ${file.hostPath} -> ${file.jailPath}`);
     console.log(await guest.shell.run("uname -sr"));

@@ -126,7 +126,10 @@ export function launchOptions(
   directory: string,
   id: string,
 ): LaunchOptions & { binary: string; apiSocket: string } {
-  const process_ = { serialInput: true, flags: { noSeccomp: flags["no-seccomp"] } };
+  const process_ = {
+    serialInput: true,
+    flags: { noSeccomp: flags["no-seccomp"], logLevel: "Error" as const },
+  };
   return { binary: flags.vmm, apiSocket: join(directory, `${id}.sock`), id, ...process_ };
 }
 
@@ -152,7 +155,7 @@ export class Shell {
   /** The output of a command in the guest. */
   async run(command: string): Promise<string> {
     this.#machine.serialInput?.write(`${command}\n`);
-    return await this.#machine.whileAlive(this.#until(/^@end \d+$/));
+    return await this.#machine.whileAlive(this.#until(/@end \d+$/));
   }
 
   async #until(mark: RegExp): Promise<string> {
@@ -161,8 +164,10 @@ export class Shell {
       const { value, done } = await this.#next.next();
       if (done) throw new Error(`the console ended: ${lines.join("\n")}`);
       const line = value.replace(/\r/g, "");
-      if (mark.test(line)) return lines.join("\n");
-      lines.push(line);
+      // The last line of an output may have no end of its own.
+      const rest = line.replace(mark, "");
+      if (rest !== "") lines.push(rest);
+      if (rest !== line) return lines.join("\n");
     }
   }
 

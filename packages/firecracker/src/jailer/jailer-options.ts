@@ -22,7 +22,7 @@ export type JailerOptions = {
   readonly netns?: string;
   /** Own session, standard streams on /dev/null: for a VMM that outlives the caller. @default false */
   readonly daemonize?: boolean;
-  /** The VMM becomes PID 1 of a new pid namespace. @default false */
+  /** The VMM becomes PID 1 of a new pid namespace; it is then no child of the caller's: no exit status, no serial input. @default false */
   readonly newPidNs?: boolean;
   /** Written in this order. @default none: the VMM stays in the caller's cgroup */
   readonly cgroups?: readonly CgroupSetting[];
