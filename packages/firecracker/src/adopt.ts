@@ -1,41 +1,71 @@
 /** A machine found again after its first owner has gone: by pid and start time, and by its answering socket. */
 import { FirecrackerClient } from "./api-client.ts";
 import { FirecrackerLaunchError } from "./errors.ts";
-import { type ExitStatus, Machine } from "./machine.ts";
+import type { JournalEntry } from "./journal.ts";
+import type { Leftover } from "./leftovers.ts";
+import { ConfigurableMachine, PausedMachine, RunningMachine } from "./machine.ts";
+import { MachineCore } from "./machine-core.ts";
 import { isVmmAlive, type VmmIdentity } from "./process-identity.ts";
+import type { VmmSpawner } from "./spawner.ts";
+import { foundProcess } from "./vmm-process.ts";
+
+/** What is known of a machine that runs. A journal's live record is one. */
+export type AdoptOptions = {
+  /** Pid and start time */
+  readonly identity: VmmIdentity;
+  /** Host path */
+  readonly apiSocket: string;
+  /** The instance's id, checked */
+  readonly id: string;
+  /** Host path of its vsock's socket. @default what its configuration tells */
+  readonly vsockPath?: string | undefined;
+  /** What to remove after its end. @default nothing */
+  readonly leftovers?: readonly Leftover[];
+  /** Its place in a journal */
+  readonly journal?: JournalEntry;
+  /** Translates paths, for a jailed one */
+  readonly spawner?: Pick<VmmSpawner, "toVmmPath" | "toHostPath">;
+  /** Gives up. @default after 5 s */
+  readonly signal?: AbortSignal;
+};
 
 /**
- * Takes over a running VMM. Its end can only be noticed, not awaited by the kernel's word: the process is no child
- * of ours, so `wait` looks every 100 ms, and only while somebody waits.
+ * Takes over a running VMM, in whichever phase it is (see `phase`).
  * @throws {FirecrackerLaunchError} FC_LAUNCH when that process is gone or is not the one with this id
  */
-export async function adoptMachine(options: {
-  readonly identity: VmmIdentity;
-  readonly apiSocket: string;
-  readonly id: string;
-  readonly signal?: AbortSignal;
-}): Promise<Machine> {
-  const { identity } = options;
+export async function adoptMachine(
+  options: AdoptOptions,
+): Promise<ConfigurableMachine | RunningMachine | PausedMachine> {
+  const { identity, apiSocket, id } = options;
+  const spawner = options.spawner ?? {
+    toVmmPath: (path: string) => path,
+    toHostPath: (path: string) => path,
+  };
   if (!isVmmAlive(identity))
     throw new FirecrackerLaunchError(`process ${identity.pid} (start time ${identity.startTime}) is gone`);
-  const api = new FirecrackerClient(options.apiSocket);
-  const info = await api.instanceInfo(options.signal ?? AbortSignal.timeout(5_000));
-  if (info.id !== options.id) {
-    api[Symbol.dispose]();
-    throw new FirecrackerLaunchError(
-      `${options.apiSocket} answers as instance ${info.id}, not ${options.id}`,
-    );
+  const signal = options.signal ?? AbortSignal.timeout(5_000);
+  const client = new FirecrackerClient(apiSocket);
+  try {
+    const info = await client.instanceInfo({ signal });
+    if (info.id !== id)
+      throw new FirecrackerLaunchError(`${apiSocket} answers as instance ${info.id}, not ${id}`);
+    let { vsockPath } = options;
+    if (vsockPath === undefined) {
+      const { vsock } = await client.vmConfig({ signal });
+      if (vsock) vsockPath = spawner.toHostPath(vsock.uds_path);
+    }
+    const core = new MachineCore({
+      id,
+      process: foundProcess(identity, apiSocket),
+      spawner,
+      leftovers: options.leftovers ?? [],
+      journal: options.journal,
+      vsockPath,
+      connect: (hooks) => new FirecrackerClient(apiSocket, { ...hooks, vmmVersion: info.vmm_version }),
+    });
+    if (info.state === "Not started") return new ConfigurableMachine(core);
+    return info.state === "Paused" ? new PausedMachine(core) : new RunningMachine(core);
+  } finally {
+    client[Symbol.dispose]();
   }
-  let exit: Promise<ExitStatus> | undefined;
-  return new Machine(
-    identity,
-    api,
-    () => (exit ??= vanished(identity)),
-    () => "",
-  );
-}
-
-async function vanished(identity: VmmIdentity): Promise<ExitStatus> {
-  while (isVmmAlive(identity)) await new Promise((resolve) => setTimeout(resolve, 100));
-  return { exitCode: null, signal: null };
 }

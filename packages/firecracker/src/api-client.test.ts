@@ -10,6 +10,7 @@ test("FirecrackerClient: order, lengths, faults and aborts over a real socket", 
   t.after(() => rmSync(directory, { recursive: true }));
   const seen: string[] = [];
   let connections = 0;
+  let started = false;
   const server = createServer((incoming, answer) => {
     let body = "";
     incoming.on("data", (chunk) => {
@@ -17,7 +18,10 @@ test("FirecrackerClient: order, lengths, faults and aborts over a real socket", 
     });
     incoming.on("end", () => {
       seen.push(`${incoming.method} ${incoming.url} ${incoming.headers["content-length"] ?? "-"} ${body}`);
+      if (incoming.url === "/")
+        return answer.writeHead(200).end(JSON.stringify({ state: started ? "Running" : "Not started" }));
       if (incoming.url === "/version") return answer.writeHead(200).end('{"firecracker_version":"1.16.1"}');
+      if (incoming.url === "/actions") started = true;
       if (incoming.url === "/boot-source")
         return answer.writeHead(400).end('{"fault_message":"no such kernel"}');
       if (incoming.url === "/mmds") return; // never answers
@@ -36,16 +40,20 @@ test("FirecrackerClient: order, lengths, faults and aborts over a real socket", 
     client.putMachineConfig({ vcpu_count: 1, mem_size_mib: 128 }),
     client.version(),
     client.putDrive({ drive_id: "a", is_root_device: false }),
+    client.startInstance(),
     client.deleteDrive("a"),
   ]);
   assert.equal(version.firecracker_version, "1.16.1");
   assert.deepEqual(seen, [
+    "GET / - ",
+    "GET /version - ",
     'PUT /machine-config 35 {"vcpu_count":1,"mem_size_mib":128}',
     "GET /version - ",
     'PUT /drives/a 39 {"drive_id":"a","is_root_device":false}',
+    'PUT /actions 31 {"action_type":"InstanceStart"}',
     "DELETE /drives/a - ",
   ]);
-  await assert.rejects(client.putBootSource({ kernel_image_path: "/k" }), {
+  await assert.rejects(client.request("PUT", "/boot-source", { kernel_image_path: "/k" }), {
     code: "FC_API",
     status: 400,
     faultMessage: "no such kernel",
@@ -54,7 +62,7 @@ test("FirecrackerClient: order, lengths, faults and aborts over a real socket", 
   });
   assert.equal(connections, 1);
   const abort = new AbortController();
-  const hanging = client.mmds(abort.signal);
+  const hanging = client.mmds({ signal: abort.signal });
   server.once("request", () => abort.abort(new Error("enough")));
   await assert.rejects(hanging, /enough/);
 });

@@ -1,250 +1,440 @@
 /**
- * Firecracker's REST API over its unix socket. Requests go out strictly one after the other on one kept-alive
- * connection: the server handles one at a time anyway, and the order of pre-boot calls matters.
+ * Firecracker's API, typed. Each call is checked against the table of operations (phase, version, fields, size)
+ * before it is sent, and paths in bodies are translated to where the VMM sees them.
  */
-import { Agent, request as httpRequest } from "node:http";
-import type * as device from "./device-wire.ts";
-import { FirecrackerApiError, FirecrackerTimeoutError } from "./errors.ts";
-import type * as machine from "./machine-wire.ts";
+import { type CallLimits, CallQueue } from "./call-queue.ts";
+import {
+  type Body,
+  checkBody,
+  checkPhase,
+  checkVersion,
+  requestPath,
+  translatePaths,
+  type VmPhase,
+} from "./check-request.ts";
+import type { DrivePatchWire, DriveWire, PmemPatchWire, PmemWire } from "./drive-wire.ts";
+import { FirecrackerApiError, FirecrackerArgumentError, FirecrackerStateError } from "./errors.ts";
+import { HttpTransport } from "./http-transport.ts";
+import type * as memory from "./memory-wire.ts";
+import type * as network from "./network-wire.ts";
+import { type Method, type OperationName, operations, type PathUse } from "./operations.ts";
+import type { LoggerWire, MetricsWire, SerialWire } from "./output-wire.ts";
+import type { SnapshotCreateWire, SnapshotLoadWire } from "./snapshot-wire.ts";
+import type * as vm from "./vm-wire.ts";
 
+/** How to reach and check one VMM. */
 export type ApiClientOptions = {
-  /** ms for one request; snapshot calls have none. @default 30_000 */
+  /** ms for one call; snapshot calls have none. @default 30_000 */
+  readonly timeoutMs?: number | undefined;
+  /** The VMM's `--http-api-max-payload-size`, bytes. @default 51_200 */
+  readonly maxBodyBytes?: number | undefined;
+  /** Skips the question for the VMM's version: what it is */
+  readonly vmmVersion?: string | undefined;
+  /** Turns a host path into what the VMM must be told (and may put the file there). @default the same path */
+  readonly toVmmPath?: (hostPath: string, use: PathUse) => string | Promise<string>;
+  /** Asked when no answer came: a better reason, such as the VMM's end */
+  readonly explainLoss?: () => Promise<Error | undefined>;
+};
+
+/** Options of one call. */
+export type CallOptions = {
+  /** Gives the call up; what was sent may still be done */
+  readonly signal?: AbortSignal | undefined;
+  /** ms; 0 = no limit. @default the client's, none for snapshot calls */
   readonly timeoutMs?: number;
 };
 
-export type Method = "GET" | "PUT" | "PATCH" | "DELETE";
-
-/** The server refuses larger bodies with a broken connection, so the client refuses them first. */
-const defaultBodyLimit = 51_200;
-const maxAnswerBytes = 8 << 20;
-
-/** What a failure's body says; the HTTP layer's own failures are not always valid JSON. */
-function faultOf(body: string): string {
-  try {
-    const parsed: unknown = JSON.parse(body);
-    if (typeof parsed === "object" && parsed !== null) {
-      if ("fault_message" in parsed && typeof parsed.fault_message === "string") return parsed.fault_message;
-      if ("error" in parsed && typeof parsed.error === "string") return parsed.error;
-    }
-  } catch {
-    // falls through to the text itself
-  }
-  return body.trim() || "no reason given";
-}
-
-/** A client of one VMM. Making it does not connect. */
+/** A client of one VMM. Making it does not connect. A method that a phase does not allow rejects with FC_STATE. */
 export class FirecrackerClient implements Disposable {
-  readonly socketPath: string;
-  readonly #agent = new Agent({ keepAlive: true, maxSockets: 1, maxFreeSockets: 1 });
-  readonly #timeoutMs: number;
-  #tail: Promise<unknown> = Promise.resolve();
+  readonly #transport: HttpTransport;
+  readonly #options: ApiClientOptions;
+  readonly #queue = new CallQueue();
+  readonly #readOnlyDrives = new Map<string, boolean>();
+  #version: string | undefined;
+  #phase: VmPhase | undefined;
 
   constructor(socketPath: string, options: ApiClientOptions = {}) {
-    this.socketPath = socketPath;
-    this.#timeoutMs = options.timeoutMs ?? 30_000;
+    this.#transport = new HttpTransport(socketPath);
+    this.#options = options;
+    this.#version = options.vmmVersion;
+  }
+
+  /** The API's unix socket */
+  get socketPath(): string {
+    return this.#transport.socketPath;
+  }
+
+  #limits(options: CallOptions, isSlow = false): CallLimits {
+    return {
+      signal: options.signal,
+      timeoutMs: options.timeoutMs ?? (isSlow ? 0 : (this.#options.timeoutMs ?? 30_000)),
+    };
   }
 
   /**
-   * Sends one request after all earlier ones have been answered; the parsed body, undefined for 204.
-   * @throws {FirecrackerApiError} FC_API when the answer is a failure or does not come
-   * @throws {FirecrackerTimeoutError} FC_TIMEOUT
+   * Any request, unchecked and untranslated; the parsed answer, undefined for 204.
+   * @throws {FirecrackerApiError} FC_API @throws {FirecrackerTimeoutError} FC_TIMEOUT
    */
-  request(
-    method: Method,
-    path: string,
-    body?: object,
-    signal?: AbortSignal,
-    timeoutMs = this.#timeoutMs,
-  ): Promise<unknown> {
-    const turn = this.#tail.then(() => this.#send(method, path, body, signal, timeoutMs));
-    this.#tail = turn.catch(() => {});
-    return turn;
+  request(method: Method, path: string, body?: object, options: CallOptions = {}): Promise<unknown> {
+    return this.#queue.run(`${method} ${path}`, this.#limits(options), (stop) =>
+      this.#send(method, path, body, stop),
+    );
   }
 
-  #send(
-    method: Method,
-    path: string,
+  async #send(method: Method, path: string, body: object | undefined, stop: AbortSignal): Promise<unknown> {
+    const payload = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
+    const limit = this.#options.maxBodyBytes ?? 51_200;
+    if (payload !== undefined && payload.length > limit) {
+      throw new FirecrackerArgumentError(
+        "body",
+        `${method} ${path}: ${payload.length} bytes; at most ${limit} are accepted`,
+      );
+    }
+    try {
+      return await this.#transport.exchange(method, path, payload, stop);
+    } catch (cause) {
+      if (stop.aborted || !(cause instanceof FirecrackerApiError && cause.status === 0)) throw cause;
+      throw (await this.#options.explainLoss?.()) ?? cause;
+    }
+  }
+
+  /** What the VM does, as far as is known here; asked once, then followed. */
+  phase(options: CallOptions = {}): Promise<VmPhase> {
+    return this.#queue.run("GET /", this.#limits(options), (stop) => this.#knownPhase(stop));
+  }
+  /** The VMM's version, by GET /version, asked once. */
+  vmmVersion(options: CallOptions = {}): Promise<string> {
+    return this.#queue.run("GET /version", this.#limits(options), (stop) => this.#knownVersion(stop));
+  }
+
+  async #knownPhase(stop: AbortSignal): Promise<VmPhase> {
+    this.#phase ??= await this.#askPhase(stop);
+    return this.#phase;
+  }
+  // An answer's shape is the VMM's promise for its version: the casts below are where it is taken at its word.
+  async #askPhase(stop: AbortSignal): Promise<VmPhase> {
+    const { state } = (await this.#send("GET", "/", undefined, stop)) as vm.InstanceInfoWire;
+    return state === "Not started" ? "before" : state === "Paused" ? "paused" : "running";
+  }
+  async #knownVersion(stop: AbortSignal): Promise<string> {
+    if (this.#version === undefined) {
+      const answer = (await this.#send("GET", "/version", undefined, stop)) as vm.VersionWire;
+      this.#version = answer.firecracker_version;
+    }
+    return this.#version;
+  }
+
+  #call(name: OperationName, body?: object, id?: string, options: CallOptions = {}): Promise<unknown> {
+    const operation = operations[name];
+    const { method, path } = operation;
+    return this.#queue.run(`${method} ${path}`, this.#limits(options, operation.slow), (stop) =>
+      this.#checkAndSend(name, body, id, stop),
+    );
+  }
+
+  async #checkAndSend(
+    name: OperationName,
     body: object | undefined,
-    signal: AbortSignal | undefined,
-    timeoutMs: number,
+    id: string | undefined,
+    stop: AbortSignal,
   ): Promise<unknown> {
-    return new Promise((resolve, reject) => {
-      if (signal?.aborted) return reject(signal.reason);
-      const payload = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
-      if (payload !== undefined && payload.length > defaultBodyLimit) {
-        return reject(
-          new FirecrackerApiError(
-            method,
-            path,
-            0,
-            `a body of ${payload.length} bytes; at most ${defaultBodyLimit} are accepted`,
-          ),
-        );
+    const operation = operations[name];
+    const path = requestPath(operation, id);
+    // A body's type has no index signature, so it is widened by hand.
+    const fields = body as Body | undefined;
+    if (operation.when !== "any") {
+      try {
+        checkPhase(operation, path, await this.#knownPhase(stop));
+      } catch (cause) {
+        if (!(cause instanceof FirecrackerStateError)) throw cause;
+        // Somebody else may have started or paused it: the VMM has the last word.
+        this.#phase = await this.#askPhase(stop);
+        checkPhase(operation, path, this.#phase);
       }
-      const headers: Record<string, string | number> = { Accept: "application/json" };
-      if (payload !== undefined) {
-        headers["Content-Type"] = "application/json";
-        headers["Content-Length"] = payload.length;
-      }
-      const outgoing = httpRequest({
-        socketPath: this.socketPath,
-        method,
-        path,
-        headers,
-        agent: this.#agent,
-      });
-      const timer =
-        timeoutMs === 0
-          ? undefined
-          : setTimeout(
-              () =>
-                outgoing.destroy(
-                  new FirecrackerTimeoutError(`${method} ${path}: no answer in ${timeoutMs} ms`),
-                ),
-              timeoutMs,
-            );
-      const onAbort = (): void =>
-        void outgoing.destroy(signal?.reason instanceof Error ? signal.reason : new Error("aborted"));
-      signal?.addEventListener("abort", onAbort, { once: true });
-      const settle = (act: () => void): void => {
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", onAbort);
-        act();
-      };
-      const fail = (cause: Error): void =>
-        settle(() => {
-          if (signal?.aborted) reject(signal.reason);
-          else if (cause instanceof FirecrackerTimeoutError) reject(cause);
-          else reject(new FirecrackerApiError(method, path, 0, cause.message, cause));
-        });
-      outgoing.once("error", fail);
-      outgoing.once("response", (answer) => {
-        const chunks: Buffer[] = [];
-        let size = 0;
-        answer.on("data", (chunk: Buffer) => {
-          size += chunk.length;
-          if (size > maxAnswerBytes)
-            outgoing.destroy(new Error(`an answer of more than ${maxAnswerBytes} bytes`));
-          else chunks.push(chunk);
-        });
-        answer.once("error", fail);
-        answer.once("end", () =>
-          settle(() => {
-            const text = Buffer.concat(chunks).toString("utf8");
-            const status = answer.statusCode ?? 0;
-            if (status < 200 || status > 299)
-              return reject(new FirecrackerApiError(method, path, status, faultOf(text)));
-            if (text === "") return resolve(undefined);
-            try {
-              resolve(JSON.parse(text));
-            } catch (cause) {
-              reject(new FirecrackerApiError(method, path, status, "the answer is not JSON", cause));
-            }
-          }),
-        );
-      });
-      outgoing.end(payload);
-    });
+    }
+    if (operation.since || operation.afterSince || (operation.body && fields))
+      checkVersion(operation, path, fields, this.#phase ?? "running", await this.#knownVersion(stop));
+    checkBody(operation, fields);
+    const { toVmmPath } = this.#options;
+    const hints =
+      toVmmPath && name === "patchDrive" && id !== undefined ? await this.#driveHints(id, stop) : {};
+    const sent =
+      operation.body && fields && toVmmPath
+        ? await translatePaths(operation.body, fields, toVmmPath, hints)
+        : body;
+    const answer = await this.#send(operation.method, path, sent, stop);
+    if (name === "startInstance") this.#phase = "running";
+    if (name === "setVmState") this.#phase = fields?.["state"] === "Paused" ? "paused" : "running";
+    if (name === "loadSnapshot") this.#phase = fields?.["resume_vm"] === true ? "running" : "paused";
+    return answer;
   }
 
-  // A body's shape is the VMM's promise for its version: the casts below are where it is taken at its word.
-  async #get<T>(path: string, signal?: AbortSignal): Promise<T> {
-    return (await this.request("GET", path, undefined, signal)) as T;
+  /** Whether a drive is read-only decides what a jail does with its new file, and a PATCH does not tell. */
+  async #driveHints(id: string, stop: AbortSignal): Promise<Body> {
+    if (!this.#readOnlyDrives.has(id)) {
+      const { drives } = (await this.#send("GET", "/vm/config", undefined, stop)) as vm.VmConfigAnswerWire;
+      for (const drive of drives) this.#readOnlyDrives.set(drive.drive_id, drive.is_read_only === true);
+    }
+    return { is_read_only: this.#readOnlyDrives.get(id) };
   }
-  async #do(
-    method: Method,
-    path: string,
-    body?: object,
-    signal?: AbortSignal,
-    timeoutMs?: number,
-  ): Promise<void> {
-    await this.request(method, path, body, signal, timeoutMs);
+
+  async #do(name: OperationName, body?: object, id?: string, options?: CallOptions): Promise<void> {
+    await this.#call(name, body, id, options);
   }
 
   /** GET / */
-  instanceInfo = (signal?: AbortSignal) => this.#get<machine.InstanceInfoWire>("/", signal);
+  async instanceInfo(options?: CallOptions): Promise<vm.InstanceInfoWire> {
+    return (await this.#call("instanceInfo", undefined, undefined, options)) as vm.InstanceInfoWire;
+  }
   /** GET /version */
-  version = (signal?: AbortSignal) => this.#get<machine.VersionWire>("/version", signal);
+  async version(options?: CallOptions): Promise<vm.VersionWire> {
+    return (await this.#call("version", undefined, undefined, options)) as vm.VersionWire;
+  }
   /** GET /vm/config */
-  vmConfig = (signal?: AbortSignal) => this.#get<machine.VmConfigWire>("/vm/config", signal);
+  async vmConfig(options?: CallOptions): Promise<vm.VmConfigAnswerWire> {
+    return (await this.#call("vmConfig", undefined, undefined, options)) as vm.VmConfigAnswerWire;
+  }
   /** GET /machine-config */
-  machineConfig = (signal?: AbortSignal) => this.#get<machine.MachineConfigWire>("/machine-config", signal);
-  /** PUT /machine-config, before start: replaces all of it */
-  putMachineConfig = (body: machine.MachineConfigWire, signal?: AbortSignal) =>
-    this.#do("PUT", "/machine-config", body, signal);
-  /** PATCH /machine-config, before start: at least one field */
-  patchMachineConfig = (body: Partial<machine.MachineConfigWire>, signal?: AbortSignal) =>
-    this.#do("PATCH", "/machine-config", body, signal);
-  /** PUT /boot-source, before start */
-  putBootSource = (body: machine.BootSourceWire, signal?: AbortSignal) =>
-    this.#do("PUT", "/boot-source", body, signal);
-  /** PUT /cpu-config, before start */
-  putCpuConfig = (body: machine.CpuConfigWire, signal?: AbortSignal) =>
-    this.#do("PUT", "/cpu-config", body, signal);
-  /** PUT /drives/ID, before start; after it (1.16+, PCI) plugs the drive in */
-  putDrive = (body: device.DriveWire, signal?: AbortSignal) =>
-    this.#do("PUT", `/drives/${body.drive_id}`, body, signal);
-  /** PATCH /drives/ID, after start */
-  patchDrive = (body: device.DrivePatchWire, signal?: AbortSignal) =>
-    this.#do("PATCH", `/drives/${body.drive_id}`, body, signal);
-  /** DELETE /drives/ID, after start; 1.16+, PCI */
-  deleteDrive = (id: string, signal?: AbortSignal) => this.#do("DELETE", `/drives/${id}`, undefined, signal);
-  /** PUT /network-interfaces/ID, before start; after it (1.16+, PCI) plugs it in */
-  putNetworkInterface = (body: device.NetworkInterfaceWire, signal?: AbortSignal) =>
-    this.#do("PUT", `/network-interfaces/${body.iface_id}`, body, signal);
-  /** PATCH /network-interfaces/ID, after start */
-  patchNetworkInterface = (body: device.NetworkInterfacePatchWire, signal?: AbortSignal) =>
-    this.#do("PATCH", `/network-interfaces/${body.iface_id}`, body, signal);
-  /** DELETE /network-interfaces/ID, after start; 1.16+, PCI */
-  deleteNetworkInterface = (id: string, signal?: AbortSignal) =>
-    this.#do("DELETE", `/network-interfaces/${id}`, undefined, signal);
-  /** PUT /vsock, before start */
-  putVsock = (body: device.VsockWire, signal?: AbortSignal) => this.#do("PUT", "/vsock", body, signal);
-  /** PUT /entropy, before start */
-  putEntropy = (body: device.EntropyWire, signal?: AbortSignal) => this.#do("PUT", "/entropy", body, signal);
-  /** PUT /serial, before start; 1.14+ */
-  putSerial = (body: device.SerialWire, signal?: AbortSignal) => this.#do("PUT", "/serial", body, signal);
-  /** PUT /logger, before start */
-  putLogger = (body: machine.LoggerWire, signal?: AbortSignal) => this.#do("PUT", "/logger", body, signal);
-  /** PUT /metrics, before start, once */
-  putMetrics = (body: machine.MetricsWire, signal?: AbortSignal) => this.#do("PUT", "/metrics", body, signal);
-  /** GET /balloon */
-  balloon = (signal?: AbortSignal) => this.#get<device.BalloonWire>("/balloon", signal);
-  /** PUT /balloon, before start */
-  putBalloon = (body: device.BalloonWire, signal?: AbortSignal) => this.#do("PUT", "/balloon", body, signal);
-  /** PATCH /balloon, after start */
-  patchBalloon = (body: { readonly amount_mib: number }, signal?: AbortSignal) =>
-    this.#do("PATCH", "/balloon", body, signal);
-  /** GET /balloon/statistics, after start */
-  balloonStatistics = (signal?: AbortSignal) =>
-    this.#get<device.BalloonStatisticsWire>("/balloon/statistics", signal);
-  /** PATCH /balloon/statistics, after start */
-  patchBalloonStatistics = (body: { readonly stats_polling_interval_s: number }, signal?: AbortSignal) =>
-    this.#do("PATCH", "/balloon/statistics", body, signal);
-  /** GET /mmds */
-  mmds = (signal?: AbortSignal) => this.#get<object>("/mmds", signal);
+  async machineConfig(options?: CallOptions): Promise<vm.MachineConfigWire> {
+    return (await this.#call("machineConfig", undefined, undefined, options)) as vm.MachineConfigWire;
+  }
+  /** PUT /machine-config: replaces all of it */
+  putMachineConfig(body: vm.MachineConfigWire, options?: CallOptions): Promise<void> {
+    return this.#do("putMachineConfig", body, undefined, options);
+  }
+  /** PATCH /machine-config: at least one field; the others stay */
+  patchMachineConfig(body: Partial<vm.MachineConfigWire>, options?: CallOptions): Promise<void> {
+    return this.#do("patchMachineConfig", body, undefined, options);
+  }
+  /** PUT /boot-source */
+  putBootSource(body: vm.BootSourceWire, options?: CallOptions): Promise<void> {
+    return this.#do("putBootSource", body, undefined, options);
+  }
+  /** PUT /cpu-config */
+  putCpuConfig(body: vm.CpuConfigWire, options?: CallOptions): Promise<void> {
+    return this.#do("putCpuConfig", body, undefined, options);
+  }
+  /** PUT /actions InstanceStart */
+  startInstance(options?: CallOptions): Promise<void> {
+    return this.#do("startInstance", { action_type: "InstanceStart" }, undefined, options);
+  }
+  /** PUT /actions FlushMetrics: writes a line of metrics now */
+  flushMetrics(options?: CallOptions): Promise<void> {
+    return this.#do("runAction", { action_type: "FlushMetrics" }, undefined, options);
+  }
+  /** PUT /actions SendCtrlAltDel; x86 only */
+  sendCtrlAltDel(options?: CallOptions): Promise<void> {
+    return this.#do("runAction", { action_type: "SendCtrlAltDel" }, undefined, options);
+  }
+  /** PATCH /vm Paused; asking twice is no failure */
+  pause(options?: CallOptions): Promise<void> {
+    return this.#do("setVmState", { state: "Paused" }, undefined, options);
+  }
+  /** PATCH /vm Resumed; asking twice is no failure */
+  resume(options?: CallOptions): Promise<void> {
+    return this.#do("setVmState", { state: "Resumed" }, undefined, options);
+  }
+  /** PUT /drives/ID: before the start; after it (1.16+, PCI) plugs the drive in */
+  async putDrive(body: DriveWire, options?: CallOptions): Promise<void> {
+    await this.#do("putDrive", body, body.drive_id, options);
+    this.#readOnlyDrives.set(body.drive_id, body.is_read_only === true);
+  }
+  /** PATCH /drives/ID: another backing file, other limits */
+  patchDrive(body: DrivePatchWire, options?: CallOptions): Promise<void> {
+    return this.#do("patchDrive", body, body.drive_id, options);
+  }
+  /** DELETE /drives/ID: unplugs it; 1.16+, PCI. The guest must have let it go */
+  deleteDrive(id: string, options?: CallOptions): Promise<void> {
+    return this.#do("deleteDrive", undefined, id, options);
+  }
+  /** PUT /pmem/ID; 1.14+; after the start (1.16+, PCI) plugs it in */
+  putPmem(body: PmemWire, options?: CallOptions): Promise<void> {
+    return this.#do("putPmem", body, body.id, options);
+  }
+  /** PATCH /pmem/ID: other limits; 1.16+ */
+  patchPmem(body: PmemPatchWire, options?: CallOptions): Promise<void> {
+    return this.#do("patchPmem", body, body.id, options);
+  }
+  /** DELETE /pmem/ID: unplugs it; 1.16+, PCI */
+  deletePmem(id: string, options?: CallOptions): Promise<void> {
+    return this.#do("deletePmem", undefined, id, options);
+  }
+  /** PUT /network-interfaces/ID: before the start; after it (1.16+, PCI) plugs it in */
+  putNetworkInterface(body: network.NetworkInterfaceWire, options?: CallOptions): Promise<void> {
+    return this.#do("putNetworkInterface", body, body.iface_id, options);
+  }
+  /** PATCH /network-interfaces/ID: other limits */
+  patchNetworkInterface(body: network.NetworkInterfacePatchWire, options?: CallOptions): Promise<void> {
+    return this.#do("patchNetworkInterface", body, body.iface_id, options);
+  }
+  /** DELETE /network-interfaces/ID: unplugs it; 1.16+, PCI */
+  deleteNetworkInterface(id: string, options?: CallOptions): Promise<void> {
+    return this.#do("deleteNetworkInterface", undefined, id, options);
+  }
+  /** PUT /vsock: binds its socket at once */
+  putVsock(body: network.VsockWire, options?: CallOptions): Promise<void> {
+    return this.#do("putVsock", body, undefined, options);
+  }
+  /** PUT /entropy */
+  putEntropy(body: vm.EntropyWire, options?: CallOptions): Promise<void> {
+    return this.#do("putEntropy", body, undefined, options);
+  }
+  /** PUT /serial; 1.14+ */
+  putSerial(body: SerialWire, options?: CallOptions): Promise<void> {
+    return this.#do("putSerial", body, undefined, options);
+  }
+  /** PUT /logger; also before a snapshot is loaded */
+  putLogger(body: LoggerWire, options?: CallOptions): Promise<void> {
+    return this.#do("putLogger", body, undefined, options);
+  }
+  /** PUT /metrics, once; also before a snapshot is loaded */
+  putMetrics(body: MetricsWire, options?: CallOptions): Promise<void> {
+    return this.#do("putMetrics", body, undefined, options);
+  }
+  /** GET /balloon; FC_API 400 when there is none */
+  async balloon(options?: CallOptions): Promise<memory.BalloonWire> {
+    return (await this.#call("balloon", undefined, undefined, options)) as memory.BalloonWire;
+  }
+  /** PUT /balloon */
+  putBalloon(body: memory.BalloonWire, options?: CallOptions): Promise<void> {
+    return this.#do("putBalloon", body, undefined, options);
+  }
+  /** PATCH /balloon: another target */
+  patchBalloon(body: memory.BalloonPatchWire, options?: CallOptions): Promise<void> {
+    return this.#do("patchBalloon", body, undefined, options);
+  }
+  /** GET /balloon/statistics */
+  async balloonStatistics(options?: CallOptions): Promise<memory.BalloonStatisticsWire> {
+    return (await this.#call(
+      "balloonStatistics",
+      undefined,
+      undefined,
+      options,
+    )) as memory.BalloonStatisticsWire;
+  }
+  /** PATCH /balloon/statistics: another interval */
+  patchBalloonStatistics(body: memory.BalloonStatisticsPatchWire, options?: CallOptions): Promise<void> {
+    return this.#do("patchBalloonStatistics", body, undefined, options);
+  }
+  /** PATCH /balloon/hinting/start; 1.14+ */
+  startHinting(body: memory.HintingStartWire = {}, options?: CallOptions): Promise<void> {
+    return this.#do("startHinting", body, undefined, options);
+  }
+  /** GET /balloon/hinting/status; 1.14+ */
+  async hintingStatus(options?: CallOptions): Promise<memory.HintingStatusWire> {
+    return (await this.#call("hintingStatus", undefined, undefined, options)) as memory.HintingStatusWire;
+  }
+  /** PATCH /balloon/hinting/stop; 1.14+ */
+  stopHinting(options?: CallOptions): Promise<void> {
+    return this.#do("stopHinting", undefined, undefined, options);
+  }
+  /** GET /hotplug/memory; 1.14+ */
+  async memoryHotplug(options?: CallOptions): Promise<memory.MemoryHotplugStatusWire> {
+    return (await this.#call(
+      "memoryHotplug",
+      undefined,
+      undefined,
+      options,
+    )) as memory.MemoryHotplugStatusWire;
+  }
+  /** PUT /hotplug/memory; 1.14+ */
+  putMemoryHotplug(body: memory.MemoryHotplugWire, options?: CallOptions): Promise<void> {
+    return this.#do("putMemoryHotplug", body, undefined, options);
+  }
+  /** PATCH /hotplug/memory: another size, which the guest takes up in its own time; 1.14+ */
+  patchMemoryHotplug(body: memory.MemoryHotplugPatchWire, options?: CallOptions): Promise<void> {
+    return this.#do("patchMemoryHotplug", body, undefined, options);
+  }
+  /** GET /mmds: `{}` when empty */
+  async mmds(options?: CallOptions): Promise<object> {
+    return (await this.#call("mmds", undefined, undefined, options)) as object;
+  }
   /** PUT /mmds: replaces the store */
-  putMmds = (body: object, signal?: AbortSignal) => this.#do("PUT", "/mmds", body, signal);
+  putMmds(body: object, options?: CallOptions): Promise<void> {
+    return this.#do("putMmds", body, undefined, options);
+  }
   /** PATCH /mmds: JSON merge patch */
-  patchMmds = (body: object, signal?: AbortSignal) => this.#do("PATCH", "/mmds", body, signal);
-  /** PUT /mmds/config, before start */
-  putMmdsConfig = (body: device.MmdsConfigWire, signal?: AbortSignal) =>
-    this.#do("PUT", "/mmds/config", body, signal);
-  /** PUT /actions */
-  action = (type: machine.ActionWire["action_type"], signal?: AbortSignal) =>
-    this.#do("PUT", "/actions", { action_type: type }, signal);
-  /** PATCH /vm, after start */
-  setVmState = (state: machine.VmStateWire["state"], signal?: AbortSignal) =>
-    this.#do("PATCH", "/vm", { state }, signal);
-  /** PUT /snapshot/create, while paused; can take minutes */
-  createSnapshot = (body: machine.SnapshotCreateWire, signal?: AbortSignal) =>
-    this.#do("PUT", "/snapshot/create", body, signal, 0);
-  /** PUT /snapshot/load, on a fresh process; a failure also ends the process */
-  loadSnapshot = (body: machine.SnapshotLoadWire, signal?: AbortSignal) =>
-    this.#do("PUT", "/snapshot/load", body, signal, 0);
+  patchMmds(body: object, options?: CallOptions): Promise<void> {
+    return this.#do("patchMmds", body, undefined, options);
+  }
+  /** PUT /mmds/config; the data is put by PUT /mmds */
+  putMmdsConfig(body: network.MmdsConfigWire, options?: CallOptions): Promise<void> {
+    return this.#do("putMmdsConfig", body, undefined, options);
+  }
+  /** PUT /snapshot/create; can take minutes, and the VMM answers nothing else meanwhile */
+  createSnapshot(body: SnapshotCreateWire, options?: CallOptions): Promise<void> {
+    return this.#do("createSnapshot", body, undefined, options);
+  }
+  /** PUT /snapshot/load, on a process without any device; a failure also ends the process */
+  loadSnapshot(body: SnapshotLoadWire, options?: CallOptions): Promise<void> {
+    return this.#do("loadSnapshot", body, undefined, options);
+  }
 
   /** Closes the connection; a request still under way fails. */
   [Symbol.dispose](): void {
-    this.#agent.destroy();
+    this.#transport[Symbol.dispose]();
   }
 }
+
+/** Calls for any time. */
+export type CommonApi = Pick<
+  FirecrackerClient,
+  | "socketPath"
+  | "request"
+  | "phase"
+  | "vmmVersion"
+  | "instanceInfo"
+  | "version"
+  | "vmConfig"
+  | "machineConfig"
+  | "balloon"
+  | "mmds"
+  | "putMmds"
+  | "patchMmds"
+>;
+
+/** Calls for a VM that has not been started. */
+export type PrebootApi = CommonApi &
+  Pick<
+    FirecrackerClient,
+    | "putMachineConfig"
+    | "patchMachineConfig"
+    | "putBootSource"
+    | "putCpuConfig"
+    | "putDrive"
+    | "putPmem"
+    | "putNetworkInterface"
+    | "putVsock"
+    | "putEntropy"
+    | "putSerial"
+    | "putLogger"
+    | "putMetrics"
+    | "putBalloon"
+    | "putMemoryHotplug"
+    | "putMmdsConfig"
+  >;
+
+/** Calls for a VM that has been started, running or paused. */
+export type RunningApi = CommonApi &
+  Pick<
+    FirecrackerClient,
+    | "flushMetrics"
+    | "sendCtrlAltDel"
+    | "putDrive"
+    | "patchDrive"
+    | "deleteDrive"
+    | "putPmem"
+    | "patchPmem"
+    | "deletePmem"
+    | "putNetworkInterface"
+    | "patchNetworkInterface"
+    | "deleteNetworkInterface"
+    | "patchBalloon"
+    | "balloonStatistics"
+    | "patchBalloonStatistics"
+    | "startHinting"
+    | "hintingStatus"
+    | "stopHinting"
+    | "memoryHotplug"
+    | "patchMemoryHotplug"
+  >;

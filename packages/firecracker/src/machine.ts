@@ -1,267 +1,243 @@
 /**
- * The life of one VMM process: launch, configure, start, end. What it leaves outside itself (taps, jails, drive
- * files) is its caller's.
+ * The life of one VMM process, a type for each phase: configurable, running, paused. All views of one machine share
+ * its process; what a phase does not allow is not on its type.
  */
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { watch } from "node:fs";
-import { rm } from "node:fs/promises";
-import { createConnection } from "node:net";
-import { basename, dirname } from "node:path";
-import { FirecrackerClient } from "./api-client.ts";
-import type { SerialWire } from "./device-wire.ts";
-import { FirecrackerExitedError, FirecrackerLaunchError, FirecrackerTimeoutError } from "./errors.ts";
-import type { VmConfigWire } from "./machine-wire.ts";
-import { isVmmAlive, signalVmm, type VmmIdentity, vmmIdentity } from "./process-identity.ts";
+import type { Duplex, Writable } from "node:stream";
+import type { CallOptions, PrebootApi, RunningApi } from "./api-client.ts";
+import { applyConfiguration, type MachineConfiguration } from "./configuration.ts";
+import { FirecrackerStateError } from "./errors.ts";
+import type { RecordStream } from "./line-fifo.ts";
+import { type LogRecord, openLogFifo } from "./log-lines.ts";
+import type { MachineCore } from "./machine-core.ts";
+import { openMetricsFifo } from "./metrics.ts";
+import type { MetricsRecordWire } from "./metrics-wire.ts";
+import type { OutputLog } from "./output-log.ts";
+import type { VmmIdentity } from "./process-identity.ts";
+import type { ShutdownOptions } from "./shutdown.ts";
+import type { SnapshotLoadOptions, SnapshotOptions } from "./snapshot-options.ts";
+import type { ExitStatus } from "./vmm-process.ts";
+import { type DialOptions, dialVsock } from "./vsock.ts";
 
-export type LaunchOptions = {
-  /** The VMM: Firecracker or a program with its interface */
-  readonly binary: string;
-  /** Added after `--api-sock` and `--id` */
-  readonly args?: readonly string[];
-  /** Must not exist */
-  readonly apiSocket: string;
-  /** 1..64 letters, digits, `-` */
-  readonly id: string;
-  /** Put before the VMM's own command line; must end by executing it in the same process */
-  readonly spawnPrefix?: readonly string[];
-  /** File descriptor for stdout and stderr. A VMM that shall outlive this process needs one: a broken pipe wedges it. @default captured, the last 8 KiB kept */
-  readonly outputFd?: number;
-  readonly env?: NodeJS.ProcessEnv;
-  readonly cwd?: string;
-  /** Called right after the spawn, before anything is waited for: the place to write the identity down. */
-  readonly onSpawn?: (identity: VmmIdentity) => void;
-  /** ms until the API socket must answer. @default 30_000 */
-  readonly readyTimeoutMs?: number;
+/** What a machine of any phase is: a process to be watched and ended. */
+export abstract class Machine implements AsyncDisposable {
+  /** Which of the three types it is */
+  abstract readonly phase: "configurable" | "running" | "paused";
+  /** @internal */
+  protected readonly core: MachineCore;
+
+  /** @internal */
+  constructor(core: MachineCore) {
+    this.core = core;
+  }
+
+  /** The instance's id */
+  get id(): string {
+    return this.core.id;
+  }
+  /** The VMM's pid and start time */
+  get identity(): VmmIdentity {
+    return this.core.process.identity;
+  }
+  /** The API's unix socket, as a host path */
+  get apiSocket(): string {
+    return this.core.client.socketPath;
+  }
+  /** Whether that very process still runs */
+  get isAlive(): boolean {
+    return this.core.isAlive;
+  }
+  /** The guest's serial console, and the log until a log file is set; undefined when it goes to `outputFd`, or was found again */
+  get stdout(): OutputLog | undefined {
+    return this.core.process.stdout;
+  }
+  /** The VMM's last words; undefined as `stdout` */
+  get stderr(): OutputLog | undefined {
+    return this.core.process.stderr;
+  }
+  /** The serial console's input; undefined without `serialInput` */
+  get serialInput(): Writable | undefined {
+    return this.core.process.stdin;
+  }
+
+  /** How it ended, once all that it left is removed. An abort ends only the waiting. */
+  wait(options: { readonly signal?: AbortSignal } = {}): Promise<ExitStatus> {
+    return this.core.wait(options.signal);
+  }
+
+  /** `promise`, or FC_EXITED if the VMM ends first. @throws {FirecrackerExitedError} FC_EXITED */
+  whileAlive<T>(promise: Promise<T>): Promise<T> {
+    return this.core.whileAlive(promise);
+  }
+
+  /** SIGKILL; resolves when the process is gone and what it left is removed. @throws {FirecrackerTimeoutError} FC_TIMEOUT after 10 s */
+  kill(): Promise<void> {
+    return this.core.kill();
+  }
+
+  /**
+   * Asks the guest, then SIGTERM, then SIGKILL, each with its deadline; a guest that is paused or not started is not
+   * asked. Callers at the same time share one shutdown, with the options of the first.
+   */
+  shutdown(options: ShutdownOptions = {}): Promise<ExitStatus> {
+    return this.core.shutdown(options);
+  }
+
+  /** As `kill`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.kill();
+  }
+}
+
+/** Options of `openMetrics`. */
+export type MetricsOptions = {
+  /** Since 1.17. @default false */
+  readonly emitId?: boolean;
+  /** Told in each record; since 1.17 */
+  readonly properties?: Readonly<Record<string, string>>;
+  /** Unread records that are kept. @default 1_000 */
+  readonly maxRecords?: number;
+  /** Gives up */
   readonly signal?: AbortSignal;
 };
 
-export type ExitStatus = { readonly exitCode: number | null; readonly signal: NodeJS.Signals | null };
-
-export type ShutdownDeadlines = {
-  /** Asks the guest to end. @default SendCtrlAltDel */
-  readonly askGuest?: () => Promise<void>;
-  /** ms for the guest's own end. @default 5_000 */
-  readonly guestMs?: number;
-  /** ms after SIGTERM. @default 1_000 */
-  readonly terminateMs?: number;
+/** Options of `openLog`. */
+export type LogOptions = {
+  /** @default "Info" */
+  readonly level?: "Error" | "Warning" | "Info" | "Debug" | "Trace" | "Off";
+  /** Whether records tell file and line. @default false */
+  readonly showOrigin?: boolean;
+  /** Only lines of this module path */
+  readonly module?: string;
+  /** Unread records that are kept. @default 1_000 */
+  readonly maxRecords?: number;
+  /** Gives up */
+  readonly signal?: AbortSignal;
 };
 
-/** All that is set before the start; the serial device is the one thing a config file cannot hold. */
-export type MachineConfiguration = VmConfigWire & { readonly serial?: SerialWire };
+/** A VMM whose guest has not been started. */
+export class ConfigurableMachine extends Machine {
+  /** Tells the type */
+  readonly phase = "configurable";
 
-/** A running VMM process and its API. */
-export class Machine implements AsyncDisposable {
-  readonly identity: VmmIdentity;
-  readonly api: FirecrackerClient;
-  readonly #exit: () => Promise<ExitStatus>;
-  readonly #tail: () => string;
-
-  constructor(
-    identity: VmmIdentity,
-    api: FirecrackerClient,
-    exit: () => Promise<ExitStatus>,
-    tail: () => string,
-  ) {
-    this.identity = identity;
-    this.api = api;
-    this.#exit = exit;
-    this.#tail = tail;
+  /** Calls for before the start, and for any time. */
+  get api(): PrebootApi {
+    return this.core.client;
   }
 
-  /** Makes the pre-boot calls in the order they depend on each other. */
-  async configure(config: MachineConfiguration, signal?: AbortSignal): Promise<void> {
-    const { api } = this;
-    if (config.logger) await api.putLogger(config.logger, signal);
-    if (config.metrics) await api.putMetrics(config.metrics, signal);
-    if (config.serial) await api.putSerial(config.serial, signal);
-    if (config["machine-config"]) await api.putMachineConfig(config["machine-config"], signal);
-    if (config["cpu-config"]) await api.putCpuConfig(config["cpu-config"], signal);
-    await api.putBootSource(config["boot-source"], signal);
-    for (const drive of config.drives) await api.putDrive(drive, signal);
-    for (const network of config["network-interfaces"] ?? []) await api.putNetworkInterface(network, signal);
-    if (config.vsock) await api.putVsock(config.vsock, signal);
-    if (config.entropy) await api.putEntropy(config.entropy, signal);
-    if (config.balloon) await api.putBalloon(config.balloon, signal);
-    if (config["mmds-config"]) await api.putMmdsConfig(config["mmds-config"], signal);
+  /** Makes the API calls for a configuration, in the order they depend on each other. */
+  async configure(configuration: MachineConfiguration, options: CallOptions = {}): Promise<void> {
+    await applyConfiguration(this.core.client, configuration, options);
   }
 
-  /** InstanceStart. @throws {FirecrackerApiError} FC_API */
-  async start(signal?: AbortSignal): Promise<void> {
-    await this.api.action("InstanceStart", signal);
+  /**
+   * Makes a FIFO at a host path, has the VMM write its metrics there and reads them. Removed with the machine. Ask for a
+   * line with `api.flushMetrics()`; one comes every 60 s by itself.
+   */
+  async openMetrics(path: string, options: MetricsOptions = {}): Promise<RecordStream<MetricsRecordWire>> {
+    await this.core.addLeftover({ kind: "file", path });
+    const metrics = await openMetricsFifo(path, options.maxRecords);
+    const { emitId, properties, signal } = options;
+    await this.core.client.putMetrics(
+      { metrics_path: path, ...(emitId && { emit_id: true }), ...(properties && { properties }) },
+      { signal },
+    );
+    return metrics;
   }
 
-  /** How it ended; for a machine found again, both fields are null. */
-  wait(): Promise<ExitStatus> {
-    return this.#exit();
+  /** Makes a FIFO at a host path, has the VMM log there and reads it. Removed with the machine. */
+  async openLog(path: string, options: LogOptions = {}): Promise<RecordStream<LogRecord>> {
+    await this.core.addLeftover({ kind: "file", path });
+    const log = await openLogFifo(path, options.maxRecords);
+    const { level, module, signal } = options;
+    await this.core.client.putLogger(
+      {
+        log_path: path,
+        show_level: true,
+        show_log_origin: options.showOrigin === true,
+        ...(level && { level }),
+        ...(module !== undefined && { module }),
+      },
+      { signal },
+    );
+    return log;
   }
 
-  get isAlive(): boolean {
-    return isVmmAlive(this.identity);
+  /** InstanceStart. @throws {FirecrackerApiError} FC_API; then this machine can be tried again */
+  async start(options: CallOptions = {}): Promise<RunningMachine> {
+    await this.core.client.startInstance(options);
+    return new RunningMachine(this.core);
   }
 
-  /** `promise`, or FC_EXITED if the VMM ends first. */
-  async whileAlive<T>(promise: Promise<T>): Promise<T> {
-    const ended = this.#exit().then(({ exitCode, signal }): never => {
-      throw new FirecrackerExitedError(exitCode, signal, this.#tail());
-    });
-    return await Promise.race([promise, ended]);
+  /** Goes on from a snapshot, paused. Nothing but logger, metrics and serial may have been configured. A failure also ends the VMM. */
+  async loadSnapshot(snapshot: SnapshotLoadOptions, options: CallOptions = {}): Promise<PausedMachine> {
+    await this.core.loadSnapshot(snapshot, options);
+    return new PausedMachine(this.core);
+  }
+}
+
+/** What a started machine can do, running or paused. */
+abstract class StartedMachine extends Machine {
+  /** Calls for after the start, and for any time. */
+  get api(): RunningApi {
+    return this.core.client;
+  }
+}
+
+/** A machine whose guest runs. */
+export class RunningMachine extends StartedMachine {
+  /** Tells the type */
+  readonly phase = "running";
+
+  /**
+   * Stops the vCPUs and all devices; the API still works.
+   * With 1.16.0 and 1.16.1 a pause without a snapshot before `resume` blocks connections to the guest's vsock for ever.
+   */
+  async pause(options: CallOptions = {}): Promise<PausedMachine> {
+    await this.core.client.pause(options);
+    return new PausedMachine(this.core);
   }
 
-  /** SIGKILL; resolves when the process is gone. */
-  async kill(): Promise<void> {
-    signalVmm(this.identity, "SIGKILL");
-    await this.#exit();
-    this.api[Symbol.dispose]();
-  }
-
-  /** Asks the guest, then SIGTERM, then SIGKILL; resolves when the process is gone. */
-  async shutdown(deadlines: ShutdownDeadlines = {}): Promise<ExitStatus> {
-    const ask = deadlines.askGuest ?? (() => this.api.action("SendCtrlAltDel", AbortSignal.timeout(1_000)));
-    const within = async (ms: number): Promise<boolean> => {
-      let timer: NodeJS.Timeout | undefined;
-      const late = new Promise<false>((resolve) => {
-        timer = setTimeout(resolve, ms, false);
-      });
-      const ended = await Promise.race([this.#exit().then(() => true as const), late]);
-      clearTimeout(timer);
-      return ended;
-    };
-    if (this.isAlive) {
-      // A guest that cannot be asked is not waited for.
-      const asked = await Promise.race([
-        ask().then(
-          () => true,
-          () => false,
-        ),
-        this.#exit().then(() => true),
-      ]);
-      if (!asked || !(await within(deadlines.guestMs ?? 5_000))) {
-        signalVmm(this.identity, "SIGTERM");
-        if (!(await within(deadlines.terminateMs ?? 1_000))) await this.kill();
-      }
+  /** Pauses, writes a snapshot, resumes; resumes also when the snapshot fails. */
+  async snapshot(snapshot: SnapshotOptions, options: CallOptions = {}): Promise<void> {
+    const paused = await this.pause({ signal: options.signal });
+    try {
+      await paused.createSnapshot(snapshot, options);
+    } finally {
+      if (this.isAlive) await paused.resume();
     }
-    this.api[Symbol.dispose]();
-    return this.#exit();
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.kill();
-  }
-}
-
-/** Resolves when something accepts on `path`; woken by the directory's events, so there is no interval to lose time in. */
-async function socketReady(path: string, signal: AbortSignal): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    let trying = false;
-    let again = false;
-    const watcher = watch(dirname(path), (_event, name) => {
-      if (name === null || name === basename(path)) attempt();
-    });
-    const onAbort = (): void => finish(() => reject(signal.reason));
-    const finish = (act: () => void): void => {
-      watcher.close();
-      clearTimeout(retry);
-      signal.removeEventListener("abort", onAbort);
-      act();
-    };
-    let retry: NodeJS.Timeout | undefined;
-    const attempt = (): void => {
-      again = true;
-      if (trying || signal.aborted) return;
-      trying = true;
-      again = false;
-      const socket = createConnection(path);
-      socket.once("connect", () => {
-        socket.destroy();
-        finish(resolve);
-      });
-      socket.once("error", (cause: NodeJS.ErrnoException) => {
-        trying = false;
-        // Between bind() and listen() the file is there and refuses; nothing announces listen().
-        if (cause.code === "ECONNREFUSED") retry = setTimeout(attempt, 1);
-        else if (again) attempt();
-      });
-    };
-    watcher.on("error", (cause) => finish(() => reject(cause)));
-    signal.addEventListener("abort", onAbort, { once: true });
-    if (signal.aborted) return onAbort();
-    attempt();
-  });
-}
-
-/**
- * Starts a VMM and waits until its API answers.
- * @throws {FirecrackerLaunchError} FC_LAUNCH when it cannot be started
- * @throws {FirecrackerExitedError} FC_EXITED when it ends before it answers
- * @throws {FirecrackerTimeoutError} FC_TIMEOUT
- */
-export async function launchMachine(options: LaunchOptions): Promise<Machine> {
-  options.signal?.throwIfAborted();
-  const argv = [
-    ...(options.spawnPrefix ?? []),
-    options.binary,
-    "--api-sock",
-    options.apiSocket,
-    "--id",
-    options.id,
-    ...(options.args ?? []),
-  ];
-  const [file = options.binary, ...args] = argv;
-  const output = options.outputFd ?? "pipe";
-  // A session of its own: a hang-up of the caller's terminal must not end the VMM.
-  const child = spawn(file, args, {
-    stdio: ["ignore", output, output],
-    detached: true,
-    env: options.env,
-    cwd: options.cwd,
-  });
-  let tail = Buffer.alloc(0);
-  for (const stream of [child.stdout, child.stderr]) {
-    stream?.on("data", (chunk: Buffer) => {
-      tail = Buffer.concat([tail, chunk]).subarray(-8192);
-    });
-  }
-  const exit = new Promise<ExitStatus>((resolve) => {
-    child.once(child.stdout ? "close" : "exit", (exitCode: number | null, signal: NodeJS.Signals | null) =>
-      resolve({ exitCode, signal }),
-    );
-  });
-  try {
-    await once(child, "spawn");
-  } catch (cause) {
-    throw new FirecrackerLaunchError(
-      `${file}: ${cause instanceof Error ? cause.message : String(cause)}`,
-      cause,
-    );
-  }
-  child.on("error", () => {});
-  child.unref();
-  const identity = child.pid === undefined ? undefined : vmmIdentity(child.pid);
-  const text = (): string => tail.toString("utf8");
-  if (identity === undefined) {
-    const { exitCode, signal } = await exit;
-    throw new FirecrackerExitedError(exitCode, signal, text());
-  }
-  const machine = new Machine(identity, new FirecrackerClient(options.apiSocket), () => exit, text);
-  const milliseconds = options.readyTimeoutMs ?? 30_000;
-  const timeout = AbortSignal.timeout(milliseconds);
-  const settled = new AbortController();
-  try {
-    options.onSpawn?.(identity);
-    const stop = AbortSignal.any([timeout, settled.signal, ...(options.signal ? [options.signal] : [])]);
-    await machine.whileAlive(socketReady(options.apiSocket, stop));
-    return machine;
-  } catch (cause) {
-    await machine.kill();
-    await rm(options.apiSocket, { force: true });
-    if (timeout.aborted && !options.signal?.aborted) {
-      throw new FirecrackerTimeoutError(
-        `${options.binary}: no API at ${options.apiSocket} after ${milliseconds} ms: ${text().trim()}`,
+  /** Connects to a vsock port of the guest. @throws {FirecrackerVsockError} FC_VSOCK */
+  dialVsock(port: number, options: DialOptions = {}): Promise<Duplex> {
+    const { vsockPath } = this.core;
+    if (vsockPath === undefined)
+      return Promise.reject(
+        new FirecrackerStateError(`machine ${this.id} has no vsock device that is known here`),
       );
-    }
-    throw cause;
-  } finally {
-    settled.abort();
+    return this.core.whileAlive(dialVsock(vsockPath, port, options));
+  }
+}
+
+/** A machine whose guest stands still. */
+export class PausedMachine extends StartedMachine {
+  /** Tells the type */
+  readonly phase = "paused";
+
+  /** Lets the guest go on. */
+  async resume(options: CallOptions = {}): Promise<RunningMachine> {
+    await this.core.client.resume(options);
+    return new RunningMachine(this.core);
+  }
+
+  /** Writes state and memory to files; no time limit unless given. Disks are the caller's to copy meanwhile. */
+  async createSnapshot(snapshot: SnapshotOptions, options: CallOptions = {}): Promise<void> {
+    await this.core.client.createSnapshot(
+      {
+        snapshot_path: snapshot.statePath,
+        mem_file_path: snapshot.memoryPath,
+        snapshot_type: snapshot.kind === "diff" ? "Diff" : "Full",
+      },
+      options,
+    );
   }
 }

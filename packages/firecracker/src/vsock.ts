@@ -1,20 +1,65 @@
 /**
- * Hybrid vsock on the host: a unix socket that asks for `CONNECT <port>\n` and answers `OK <host port>\n`, and, for
- * connections from the guest, a listener of ours at `<uds>_<port>`. Half-close is not carried in either direction.
+ * Hybrid vsock on the host: a unix socket that asks for `CONNECT <port>\n` and answers `OK <host port>\n`.
+ * Half-close is not carried in either direction: a protocol has to frame its own end.
  */
-import { unlink } from "node:fs/promises";
-import { createConnection, createServer, type Socket } from "node:net";
+import { createConnection } from "node:net";
 import type { Duplex } from "node:stream";
-import { FirecrackerVsockError } from "./errors.ts";
+import { setTimeout as delay } from "node:timers/promises";
+import { FirecrackerArgumentError, FirecrackerVsockError } from "./errors.ts";
 
 /** "OK 4294967295\n" is 14 bytes; anything longer is not an answer to CONNECT. */
 const longestAnswer = 32;
+
+/** How to dial. */
+export type DialOptions = {
+  /** Gives up */
+  readonly signal?: AbortSignal | undefined;
+  /** ms for one attempt: a guest without a vsock driver yet answers nothing. @default 10_000 */
+  readonly timeoutMs?: number;
+  /**
+   * Tries again after a refusal, for a guest that boots: nothing tells when its server listens. Waits between two
+   * tries, ms, doubled up to `maxMs`. Better: have the guest call (`listenVsock`). @default one try
+   */
+  readonly retry?: {
+    /** @default 5 */
+    readonly firstMs?: number;
+    /** @default 200 */
+    readonly maxMs?: number;
+    /** ms for all tries. @default 30_000 */
+    readonly totalMs?: number;
+  };
+};
 
 /**
  * Connects to `port` in the guest. Bytes that came right behind the OK line are the stream's first.
  * @throws {FirecrackerVsockError} FC_VSOCK when nobody listens there or the VMM is gone
  */
-export function dialVsock(udsPath: string, port: number, signal?: AbortSignal): Promise<Duplex> {
+export async function dialVsock(udsPath: string, port: number, options: DialOptions = {}): Promise<Duplex> {
+  if (!Number.isInteger(port) || port < 0 || port > 0xffff_ffff)
+    throw new FirecrackerArgumentError("port", `${port} is not within 0..4294967295`);
+  const { signal, retry } = options;
+  const timeoutMs = options.timeoutMs ?? 10_000;
+  if (retry === undefined) return dialOnce(udsPath, port, timeoutMs, signal);
+  const end = performance.now() + (retry.totalMs ?? 30_000);
+  for (let waitMs = retry.firstMs ?? 5; ; waitMs = Math.min(waitMs * 2, retry.maxMs ?? 200)) {
+    const leftMs = Math.max(1, end - performance.now());
+    try {
+      return await dialOnce(udsPath, port, Math.min(timeoutMs, leftMs), signal);
+    } catch (cause) {
+      if (signal?.aborted || performance.now() + waitMs >= end) throw cause;
+    }
+    await delay(waitMs, undefined, signal && { signal }).catch((cause) => {
+      throw signal?.aborted ? signal.reason : cause;
+    });
+  }
+}
+
+function dialOnce(
+  udsPath: string,
+  port: number,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+): Promise<Duplex> {
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(signal.reason);
     const socket = createConnection({ path: udsPath, allowHalfOpen: false });
@@ -54,71 +99,16 @@ export function dialVsock(udsPath: string, port: number, signal?: AbortSignal): 
       }
     };
     const cleanUp = (): void => {
+      clearTimeout(timer);
       socket.off("error", onError).off("end", onEnd).off("close", onEnd).off("readable", onReadable);
       signal?.removeEventListener("abort", onAbort);
       // Never without an error listener: an unheard error would end the program.
       socket.on("error", () => {});
     };
+    const timer = setTimeout(() => fail(`no answer to CONNECT in ${timeoutMs} ms`), timeoutMs);
     socket.on("error", onError).on("end", onEnd).on("close", onEnd).on("readable", onReadable);
     signal?.addEventListener("abort", onAbort, { once: true });
     // In one write: the VMM reads the command in one burst.
     socket.once("connect", () => socket.write(`CONNECT ${port}\n`));
   });
-}
-
-export type VsockListener = AsyncDisposable & {
-  /** The unix socket's path */
-  readonly path: string;
-  /** The next connection of the guest. */
-  accept(signal?: AbortSignal): Promise<Duplex>;
-  /** Stops listening and removes the socket file; accepted connections live on. */
-  close(): Promise<void>;
-};
-
-/** Listens for the guest's connections to host port `port`. Make it before the guest starts and nobody need poll. */
-export async function listenVsock(udsPath: string, port: number): Promise<VsockListener> {
-  const path = `${udsPath}_${port}`;
-  const waiting: ((socket: Socket) => void)[] = [];
-  const arrived: Socket[] = [];
-  const server = createServer((socket) => {
-    socket.on("error", () => {});
-    const next = waiting.shift();
-    if (next) return next(socket);
-    // A guest that dials without end gets no more than this for free.
-    if (arrived.length >= 64) socket.destroy();
-    else arrived.push(socket);
-  });
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) => reject(new FirecrackerVsockError(`${path}: ${cause.message}`, cause)));
-    server.listen(path, resolve);
-  });
-  let closed = false;
-  const close = async (): Promise<void> => {
-    if (closed) return;
-    closed = true;
-    for (const socket of arrived.splice(0)) socket.destroy();
-    server.close();
-    await unlink(path).catch(() => {});
-  };
-  return {
-    path,
-    accept: (signal) =>
-      new Promise((resolve, reject) => {
-        const ready = arrived.shift();
-        if (ready) return resolve(ready);
-        if (signal?.aborted) return reject(signal.reason);
-        const onSocket = (socket: Socket): void => {
-          signal?.removeEventListener("abort", onAbort);
-          resolve(socket);
-        };
-        const onAbort = (): void => {
-          waiting.splice(waiting.indexOf(onSocket), 1);
-          reject(signal?.reason);
-        };
-        waiting.push(onSocket);
-        signal?.addEventListener("abort", onAbort, { once: true });
-      }),
-    close,
-    [Symbol.asyncDispose]: close,
-  };
 }

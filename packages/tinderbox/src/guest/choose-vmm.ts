@@ -68,9 +68,9 @@ export async function bootTest(
         drives: [],
         vsock: { guest_cid: 3, uds_path: join(directory, "vsock") },
       },
-      limited,
+      { signal: limited },
     );
-    await machine.start(limited);
+    await machine.start({ signal: limited });
     (await machine.whileAlive(listener.accept(limited))).destroy();
     return undefined;
   } catch (cause) {

@@ -3,7 +3,14 @@ import { randomBytes } from "node:crypto";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
-import { adoptMachine, dialVsock, launchMachine, listenVsock, type Machine } from "@tinderbox/firecracker";
+import {
+  adoptMachine,
+  type ConfigurableMachine,
+  dialVsock,
+  launchMachine,
+  listenVsock,
+  type RunningMachine,
+} from "@tinderbox/firecracker";
 import { TinderboxError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { nativeProgram } from "../../base/paths.ts";
@@ -110,7 +117,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
 
   async function makeSandbox(
     record: SandboxRecord,
-    machine: Machine,
+    machine: RunningMachine,
     control?: AgentConnection,
   ): Promise<{ sandbox: AgentSandbox; slots: DriveSlots; logs: MicrovmLogs }> {
     const logs = new MicrovmLogs(record.directory, log);
@@ -128,7 +135,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     const place: Place = {
       kind: "microvm",
       logs,
-      dial: (signal) => dialVsock(join(record.directory, "vsock.sock"), agentPort, signal),
+      dial: (signal) => dialVsock(join(record.directory, "vsock.sock"), agentPort, { signal }),
       acquireRootfs: async (spec) => ({
         lower: { case: "drive", value: await slots.acquire(spec.id, spec.image) },
       }),
@@ -165,10 +172,10 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
       writeFile(join(directory, "placeholder"), Buffer.alloc(512)),
     ]);
     const console = openConsole(join(directory, "console.log"));
-    let machine: Machine;
+    let configurable: ConfigurableMachine;
     try {
       const netns = spec.network.kind === "pod" ? ["--netns", spec.network.netnsPath] : [];
-      machine = await launchMachine({
+      configurable = await launchMachine({
         binary: options.vmm,
         apiSocket: join(directory, "api.sock"),
         id: instanceId(record.id),
@@ -185,12 +192,12 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     } finally {
       console.close();
     }
-    undo.defer("kill the VMM", () => machine.kill());
-    await writeFileAtomic(join(directory, "machine.json"), JSON.stringify(machine.identity));
+    undo.defer("kill the VMM", () => configurable.kill());
+    await writeFileAtomic(join(directory, "machine.json"), JSON.stringify(configurable.identity));
     // The guest calls when it is up; the listener is there before it starts.
     await using listener = await listenVsock(join(directory, "vsock.sock"), agentPort);
-    await machine.configure(machineConfiguration(record, files), signal);
-    await machine.start(signal);
+    await configurable.configure(machineConfiguration(record, files), { signal });
+    const machine = await configurable.start({ signal });
     const milliseconds = options.bootTimeoutMs ?? 60_000;
     const booted = AbortSignal.any([signal, AbortSignal.timeout(milliseconds)]);
     let socket: Awaited<ReturnType<typeof listener.accept>>;
@@ -261,6 +268,8 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
           apiSocket: join(record.directory, "api.sock"),
           id: instanceId(record.id),
         });
+        if (machine.phase !== "running")
+          throw new TinderboxError("VMM", `its guest is ${machine.phase}, not running`);
         const { sandbox, slots, logs } = await makeSandbox(record, machine);
         const ids = new Set((await sandbox.listContainers()).map((state) => state.id));
         for (const containerId of slots.containers)
