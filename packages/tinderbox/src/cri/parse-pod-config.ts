@@ -105,7 +105,6 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
     throw invalid(`${at}.namespace_options.pid`, 3, "POD, CONTAINER or NODE for a pod");
   checkSelinux(`${at}.selinux_options`, security?.selinuxOptions);
   // No process of an image runs for the pod itself, so there is nothing to confine; what is wrong is told all the same.
-  // Checked, and no more: a pod has no process of its own that a profile could be for.
   parseSeccomp(`${at}.seccomp`, security?.seccomp, security?.seccompProfilePath ?? "");
   parseAppArmor(`${at}.apparmor`, security?.apparmor, "");
   if (security?.runAsGroup !== undefined && security.runAsUser === undefined) {
