@@ -6,6 +6,7 @@ mod host;
 mod image;
 mod launch;
 mod sys;
+mod tap;
 mod tsc;
 
 /// The agent's protocol, generated from proto/tinderbox/agent/v1/agent.proto.
@@ -26,6 +27,7 @@ usage: tinderbox-native VERB ...
   mount-image FILE TARGET FSTYPE
                      mounts a read-only image file (squashfs, erofs, ext4) through a loop device
   umount TARGET      unmounts; a target that is not mounted is fine
+  tap-attach NAME    makes the open /dev/net/tun on descriptor 3 the tap NAME, and prints its name
   tsc-khz            measures the rate of this processor's time stamp counter
   version";
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         "launch" => launch::run(rest),
         "mount-image" => image::mount(rest),
         "umount" => image::unmount(rest),
+        "tap-attach" => tap::attach(rest),
         "tsc-khz" => tsc::khz().map(|khz| println!("{khz}")),
         "pause" => agent::pause::run(),
         "version" | "--version" => {

@@ -8,7 +8,15 @@ import { type QemuProcess, startQemu } from "../qemu/qemu-process.ts";
 import type { QmpEvent } from "../qemu/qmp-client.ts";
 import { timeStampCounterKhz } from "../qemu/time-stamp-counter.ts";
 import { startVsockBackend, type VsockBackend } from "../qemu/vsock-backend.ts";
-import type { DrivePatch, NetworkInterfacePatch, Vsock } from "../schema/bodies.ts";
+import type {
+  DrivePatch,
+  HintingStart,
+  NetworkInterfacePatch,
+  PmemPatch,
+  SnapshotCreate,
+  SnapshotLoad,
+  Vsock,
+} from "../schema/bodies.ts";
 import { VmConfig } from "./vm-config.ts";
 
 /** How the machine ended, and with which status the program shall. */
@@ -41,6 +49,8 @@ export class Microvm {
   readonly #ended = Promise.withResolvers<MachineEnd>();
   #state: State = { at: "not started" };
   #vsock: VsockBackend | undefined;
+  /** Something was set, or tried to be, that only a boot needs: then no snapshot is loaded any more. */
+  #isForBoot = false;
 
   /** The end of a started machine. */
   get ended(): Promise<MachineEnd> {
@@ -53,13 +63,21 @@ export class Microvm {
     return this.#state.isPaused ? "Paused" : "Running";
   }
 
-  requireNotStarted(): void {
-    if (this.#state.at !== "not started")
-      throw new Fault("The requested operation is not supported after starting the microVM.");
+  /** A setting of a machine that shall boot. */
+  configure(set: (config: VmConfig) => void): void {
+    this.#isForBoot = true;
+    set(this.config);
   }
 
-  requireStarted(): void {
-    this.#started();
+  /** A device: put before the start, or plugged in after it, which needs PCI. */
+  plug(put: (config: VmConfig) => void): void {
+    if (this.#state.at === "started") throw new Fault("PCI is not enabled: no device can be plugged in.");
+    this.configure(put);
+  }
+
+  /** Takes a device out of the running machine, which needs PCI. */
+  unplug(): never {
+    throw new Fault("PCI is not enabled: no device can be unplugged.");
   }
 
   #started(): Extract<State, { at: "started" }> {
@@ -68,10 +86,9 @@ export class Microvm {
     return this.#state;
   }
 
-  /** Binds the vsock's socket at once; a second call takes the first one's place. */
+  /** Binds the vsock's socket at once; a second call removes the first one's, even if it fails itself. */
   async setVsock(vsock: Vsock): Promise<void> {
-    if (vsock.guest_cid < 3)
-      throw new Fault(`Vsock config error: \`guest_cid\` is ${vsock.guest_cid}; it has to be at least 3.`);
+    this.#isForBoot = true;
     await this.#vsock?.stop();
     this.#vsock = undefined;
     this.config.vsock = undefined;
@@ -81,7 +98,6 @@ export class Microvm {
 
   /** InstanceStart: when this resolves the guest's processors run. A machine that could not start can be started again. */
   async start(): Promise<void> {
-    this.requireNotStarted();
     const source = this.config.bootSource;
     if (source === undefined)
       throw new Fault("Start microvm error: Cannot start microvm without kernel configuration.");
@@ -93,9 +109,10 @@ export class Microvm {
       const onEvent = ({ name, data }: QmpEvent): void => {
         if (name === "SHUTDOWN" && data["reason"] === "guest-reset") void this.#end(0, "the guest reset");
       };
+      const tapFds = this.config.interfaces.map(({ tap }) => tap.fd);
       const qemu = hasReadOnlyDrives(this.config)
-        ? await withUnnamedFile((resizeFd) => startQemu(args, onEvent, { resizeFd }))
-        : await startQemu(args, onEvent);
+        ? await withUnnamedFile((resizeFd) => startQemu(args, onEvent, { resizeFd, tapFds }))
+        : await startQemu(args, onEvent, { tapFds });
       this.#state = { at: "started", qemu, drives: new DriveExchange(qemu.qmp), isPaused: false };
       void qemu.ended.then(({ exitCode, signal, said }) =>
         this.#end(1, `QEMU ended (${signal ?? `status ${exitCode}`}) ${said}`.trim()),
@@ -126,35 +143,105 @@ export class Microvm {
     state.isPaused = isPaused;
   }
 
-  patchInterface(pathId: string, patch: NetworkInterfacePatch): void {
+  patchInterface(patch: NetworkInterfacePatch): void {
     this.#started();
-    if (pathId !== patch.iface_id)
-      throw new Fault("The id from the path does not match the id from the body!");
-    if (!this.config.interfaces.some(({ iface_id }) => iface_id === pathId))
-      throw new Fault(`Network config error: there is no network interface with the id ${pathId}.`);
+    if (!this.config.interfaces.some(({ iface_id }) => iface_id === patch.iface_id))
+      throw new Fault(
+        `Network config error: Unable to update the net device: Device not found: there is no interface ${patch.iface_id}.`,
+      );
     if (patch.rx_rate_limiter !== undefined || patch.tx_rate_limiter !== undefined)
       throw new Fault("A rate limiter of a network interface is not supported by firecracker-qemu.");
   }
 
-  /** Gives a drive of the running machine another file; the guest sees its new size. */
-  async patchDrive(pathId: string, patch: DrivePatch): Promise<void> {
-    const { drives } = this.#started();
-    if (pathId !== patch.drive_id)
-      throw new Fault("The id from the path does not match the id from the body!");
-    const drive = this.config.drive(pathId);
-    if (patch.rate_limiter?.bandwidth !== undefined || patch.rate_limiter?.ops !== undefined)
-      throw new Fault("A rate limiter of a drive is not supported by firecracker-qemu.");
-    const path = patch.path_on_host;
-    if (path === undefined)
+  /** No pmem device can be there; only a limiter would have to be found one. */
+  patchPmem(patch: PmemPatch): void {
+    if (patch.rate_limiter !== undefined)
       throw new Fault(
-        "Unable to patch the block device: neither `path_on_host` nor `rate_limiter` is given.",
+        `Pmem config error: Unable to patch the pmem device: Device not found: there is no pmem device ${patch.id}.`,
       );
+  }
+
+  /** Gives a drive of the running machine another file; the guest sees its new size. */
+  async patchDrive(patch: DrivePatch): Promise<void> {
+    const { drives } = this.#started();
+    const { drive_id: id, path_on_host: path, rate_limiter } = patch;
+    const drive = this.config.drive(id);
+    const refuse = (why: string, cause?: unknown): Fault =>
+      new Fault(`Drive config error: Unable to patch the block device: ${why}`, { cause });
+    if (path === undefined && rate_limiter === undefined)
+      throw refuse(
+        "Invalid block backend: only a vhost-user drive is patched without `path_on_host` and `rate_limiter`.",
+      );
+    if (rate_limiter?.bandwidth !== undefined || rate_limiter?.ops !== undefined)
+      throw new Fault("A rate limiter of a drive is not supported by firecracker-qemu.");
+    if (path === undefined) return;
     const bytes = this.config.checkBacking(drive, path);
     try {
       await drives.exchange(drive, path, bytes - (bytes % sector));
     } catch (cause) {
-      throw new Fault(`Unable to patch the block device: ${reason(cause)}`, { cause });
+      throw refuse(reason(cause), cause);
     }
-    this.config.setBacking(pathId, path);
+    this.config.setBacking(id, path);
+  }
+
+  #deviceNotFound(what: string, error: string): Fault {
+    return new Fault(`${error}: Device not found: the machine has no ${what}.`);
+  }
+
+  /** GET /balloon */
+  balloon(): object {
+    if (this.config.balloon !== undefined) return this.config.balloon;
+    if (this.#state.at === "not started") throw new Fault("Balloon config error: No balloon device found.");
+    throw this.#deviceNotFound("balloon", "Internal VMM error");
+  }
+
+  balloonStatistics(): object {
+    throw this.#deviceNotFound("balloon", "Internal VMM error");
+  }
+
+  updateBalloonStatistics(_seconds: number): void {
+    throw this.#deviceNotFound("balloon", "Balloon update error");
+  }
+
+  updateBalloon(_mib: number): void {
+    throw this.#deviceNotFound("balloon", "Balloon update error");
+  }
+
+  startHinting(_start: HintingStart): void {
+    throw this.#deviceNotFound("balloon", "Balloon update error");
+  }
+
+  hintingStatus(): object {
+    throw this.#deviceNotFound("balloon", "Balloon update error");
+  }
+
+  stopHinting(): void {
+    throw this.#deviceNotFound("balloon", "Balloon update error");
+  }
+
+  memoryHotplugStatus(): object {
+    throw this.#deviceNotFound("hotpluggable memory", "Internal VMM error");
+  }
+
+  updateMemoryHotplug(_mib: number): void {
+    throw this.#deviceNotFound("hotpluggable memory", "Memory hotplug update error");
+  }
+
+  sendCtrlAltDel(): void {
+    throw new Fault(
+      "SendCtrlAltDel is not supported by firecracker-qemu: the machine has no keyboard controller.",
+    );
+  }
+
+  createSnapshot(_snapshot: SnapshotCreate): void {
+    throw new Fault("A snapshot is not supported by firecracker-qemu.");
+  }
+
+  loadSnapshot(_snapshot: SnapshotLoad): void {
+    if (this.#isForBoot)
+      throw new Fault(
+        "Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.",
+      );
+    throw new Fault("A snapshot is not supported by firecracker-qemu.");
   }
 }

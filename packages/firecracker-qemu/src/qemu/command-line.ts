@@ -11,6 +11,8 @@ export const controlFd = 3;
 
 /** The descriptor of the file that stands in for a drive's while its size changes */
 export const resizeFd = 4;
+/** The descriptor of the first network interface's tap; the others follow */
+export const firstTapFd = 5;
 /** The file node above it */
 export const resizeNode = "resize";
 
@@ -138,12 +140,12 @@ export function qemuArguments(
       `virtio-blk-device,id=blk-${drive.drive_id},drive=${driveNode(drive.drive_id)},bus=${nextBus()}`,
     );
   }
-  for (const device of config.interfaces) {
+  for (const [index, device] of config.interfaces.entries()) {
     const mac = device.guest_mac === undefined ? "" : `,mac=${device.guest_mac}`;
     const mtu = device.mtu === undefined ? "" : `,host_mtu=${device.mtu}`;
     args.push(
       "-netdev",
-      `tap,id=tap-${device.iface_id},ifname=${escaped(device.host_dev_name)},script=no,downscript=no`,
+      `tap,id=tap-${device.iface_id},fd=${firstTapFd + index}`,
       "-device",
       `virtio-net-device,id=net-${device.iface_id},netdev=tap-${device.iface_id},bus=${nextBus()}${mac}${mtu}`,
     );

@@ -22,17 +22,21 @@ export type QemuProcess = {
 
 /**
  * Starts QEMU; resolves when it has built the machine, which is paused. Its standard input and output are ours;
- * `resizeFd` is there under the number `resizeFd` of command-line.ts.
+ * `resizeFd` and `tapFds` are there under the numbers that command-line.ts gives them.
  * @throws {Error} with what QEMU said when it ends before that
  */
 export async function startQemu(
   args: readonly string[],
   onEvent: (event: QmpEvent) => void,
-  options: { readonly stdio?: "inherit" | "ignore"; readonly resizeFd?: number } = {},
+  options: {
+    readonly stdio?: "inherit" | "ignore";
+    readonly resizeFd?: number;
+    readonly tapFds?: readonly number[];
+  } = {},
 ): Promise<QemuProcess> {
-  const { stdio = "inherit", resizeFd = "ignore" } = options;
+  const { stdio = "inherit", resizeFd = "ignore", tapFds = [] } = options;
   const child: ChildProcess = spawn("setpriv", ["--pdeathsig", "KILL", "--", program, ...args], {
-    stdio: [stdio, stdio, "pipe", "pipe", resizeFd],
+    stdio: [stdio, stdio, "pipe", "pipe", resizeFd, ...tapFds],
   });
   let said = "";
   child.stderr?.on("data", (chunk: Buffer) => {
