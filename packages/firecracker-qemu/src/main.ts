@@ -4,7 +4,7 @@ import { answerRequest } from "./api/answer-request.ts";
 import { MmdsStore } from "./api/mmds-store.ts";
 import { bootFromConfig } from "./config-file.ts";
 import { reason, systemReason } from "./fault.ts";
-import { serve } from "./http/server.ts";
+import { type ApiServer, serve } from "./http/server.ts";
 import { Microvm } from "./machine/microvm.ts";
 import { Observations } from "./machine/observations.ts";
 import { AbortingError, ArgumentError, help, type Options, parseOptions } from "./options.ts";
@@ -114,9 +114,10 @@ async function run(options: Options, observations: Observations): Promise<void> 
   const { apiSocket, maxPayloadBytes, id } = options;
   const prepared = Promise.withResolvers<void>();
   const isListening = apiSocket !== undefined;
+  let api: ApiServer | undefined;
   if (isListening) {
     try {
-      await serve(apiSocket, maxPayloadBytes, async (request) => {
+      api = await serve(apiSocket, maxPayloadBytes, async (request) => {
         await prepared.promise;
         return await answerRequest({ id, machine, observations, mmds }, request);
       });
@@ -139,6 +140,7 @@ async function run(options: Options, observations: Observations): Promise<void> 
     else if (metadata !== undefined) mmds.replace(metadata);
     prepared.resolve();
     const { exitCode, why } = await machine.ended;
+    await api?.idle();
     if (exitCode !== status.ok) throw new ExitError(why, exitCode);
     say(observations, `The microVM has ended: ${why}.`);
   } finally {

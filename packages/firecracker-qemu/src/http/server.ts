@@ -1,6 +1,6 @@
 // The API socket: at most ten connections, and one request at a time over all of them, as Firecracker answers. So a
 // reply means done, and no two requests ever see the machine half changed.
-import { createServer, type Server, type Socket } from "node:net";
+import { createServer, type Socket } from "node:net";
 import { HttpError, type HttpVersion, type Request, RequestParser } from "./parser.ts";
 
 /** What a request is answered with; no body means 204. */
@@ -16,12 +16,18 @@ const maxConnections = 10;
 /** Bytes of a client that sends without waiting; beyond them it is not read until they are worked off */
 const maxBacklog = 256 * 1024;
 
+/** A listening API socket. */
+export interface ApiServer {
+  /** Resolves when what has been asked is answered. */
+  idle(): Promise<void>;
+}
+
 /** Listens on `path`, which must not exist yet; rejects with the listen error. `handle` never rejects. */
 export async function serve(
   path: string,
   maxBody: number,
   handle: (request: Request) => Promise<Answer>,
-): Promise<Server> {
+): Promise<ApiServer> {
   let turn: Promise<unknown> = Promise.resolve();
   const inTurn = (request: Request): Promise<Answer> => {
     const answer = turn.then(() => handle(request));
@@ -46,7 +52,12 @@ export async function serve(
     server.once("error", reject);
     server.listen({ path, backlog: 128 }, resolve);
   });
-  return server;
+  return {
+    idle: async () => {
+      await turn;
+      await settled();
+    },
+  };
 }
 
 /** Two rounds of the event loop: whatever had come by now has been read. */

@@ -7,12 +7,11 @@ export function probeReadable(path: string): void {
   closeSync(openSync(path, constants.O_RDONLY | constants.O_NONBLOCK));
 }
 
-/** Opens `path` as a drive's file and closes it again; its size in bytes. @throws the system's error */
+/** Opens `path` as a drive's file and closes it again; its size in bytes. What has no size is refused. @throws the system's error */
 export function probeDrive(path: string, isReadOnly: boolean): number {
   const fd = openSync(path, (isReadOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK);
   try {
     const stats = fstatSync(fd);
-    if (stats.isDirectory()) throw Object.assign(new Error("a directory"), { errno: 21 });
     if (stats.isFIFO()) throw Object.assign(new Error("a FIFO"), { errno: 29 });
     return stats.size;
   } finally {

@@ -1,5 +1,5 @@
 // The microVM: not started, running or paused; what is allowed when, and the calls that reach the running QEMU.
-import { closeSync, constants, openSync, readSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { Fault, reason } from "../fault.ts";
 import { chooseAccelerator } from "../qemu/accelerator.ts";
 import { hasReadOnlyDrives, qemuArguments } from "../qemu/command-line.ts";
@@ -17,6 +17,7 @@ import type {
   SnapshotLoad,
   Vsock,
 } from "../schema/bodies.ts";
+import { checkStart } from "./start-check.ts";
 import { VmConfig } from "./vm-config.ts";
 
 /** How the machine ended, and with which status the program shall. */
@@ -27,21 +28,6 @@ type State =
   | { readonly at: "started"; readonly qemu: QemuProcess; readonly drives: DriveExchange; isPaused: boolean };
 
 const sector = 512;
-
-function checkKernel(path: string): void {
-  const fd = openSync(path, constants.O_RDONLY);
-  try {
-    const magic = Buffer.alloc(4);
-    readSync(fd, magic, 0, 4, 0);
-    if (!magic.equals(Buffer.from([0x7f, 0x45, 0x4c, 0x46]))) {
-      throw new Fault(
-        `Start microvm error: Cannot load kernel due to invalid memory configuration or invalid kernel image: ${path} is not an ELF file (an uncompressed vmlinux)`,
-      );
-    }
-  } finally {
-    closeSync(fd);
-  }
-}
 
 /** One machine; it is started at most once. */
 export class Microvm {
@@ -89,9 +75,15 @@ export class Microvm {
   /** Binds the vsock's socket at once; a second call removes the first one's, even if it fails itself. */
   async setVsock(vsock: Vsock): Promise<void> {
     this.#isForBoot = true;
+    const old = this.config.vsock?.uds_path;
+    const isLost = old !== undefined && !existsSync(old);
     await this.#vsock?.stop();
     this.#vsock = undefined;
     this.config.vsock = undefined;
+    if (isLost)
+      throw new Fault(
+        `Vsock config error: Cannot create backend for vsock device: the socket of the one before, ${old}: No such file or directory (os error 2)`,
+      );
     this.#vsock = await startVsockBackend(vsock);
     this.config.vsock = vsock;
   }
@@ -101,7 +93,7 @@ export class Microvm {
     const source = this.config.bootSource;
     if (source === undefined)
       throw new Fault("Start microvm error: Cannot start microvm without kernel configuration.");
-    checkKernel(source.kernel_image_path);
+    checkStart(this.config, source);
     try {
       const accelerator = await chooseAccelerator(source.kernel_image_path);
       const tscKhz = accelerator === "tcg" ? timeStampCounterKhz() : undefined;
@@ -237,11 +229,14 @@ export class Microvm {
     throw new Fault("A snapshot is not supported by firecracker-qemu.");
   }
 
+  /** A machine whose loading has failed cannot be used: the program ends. */
   loadSnapshot(_snapshot: SnapshotLoad): void {
     if (this.#isForBoot)
       throw new Fault(
         "Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.",
       );
-    throw new Fault("A snapshot is not supported by firecracker-qemu.");
+    const fault = new Fault("Load snapshot error: A snapshot is not supported by firecracker-qemu.");
+    this.#ended.resolve({ exitCode: 1, why: `Failed to build MicroVM: ${fault.message}` });
+    throw fault;
   }
 }

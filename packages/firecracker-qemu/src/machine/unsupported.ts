@@ -5,7 +5,6 @@ import { Fault } from "../fault.ts";
 const reasons = {
   "cpu-config": "QEMU has its own CPU models, and no masks for CPUID leaves and MSRs",
   cpu_template: "QEMU has its own CPU models, and no masks for CPUID leaves and MSRs",
-  huge_pages: "the guest's memory is a file in memory that QEMU's vsock backend shares, in pages of 4 KiB",
   pmem: "QEMU has the virtio-pmem device for PCI only, and the microvm machine is used without PCI",
   socket: "vhost-user drives would need a second process with access to the guest's memory",
 } as const;

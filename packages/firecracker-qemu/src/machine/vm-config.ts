@@ -39,7 +39,6 @@ function checkMachineConfig(config: MachineConfig, balloonMib: number | undefine
       `Machine config error: The memory size (\`mem_size_mib\`) is ${mem_size_mib} MiB; the balloon device's target is ${balloonMib} MiB, and it cannot be smaller.`,
     );
   }
-  if (huge_pages !== "None") throw unsupported("huge_pages", huge_pages);
   if (cpu_template !== undefined && cpu_template !== "None") throw unsupported("cpu_template", cpu_template);
 }
 

@@ -75,11 +75,13 @@ export function qemuArguments(
   const source = config.bootSource;
   const isLarge = needsSecondIoapic(config);
   const shared = vhostSocket === undefined ? "off" : "on";
+  // QEMU asks the kernel for transparent huge pages in any case.
+  const pages = config.machine.huge_pages === "2M" ? ",hugetlb=on,hugetlbsize=2M" : "";
   const args = [
     "-M",
     `microvm,acpi=on,pcie=off,ioapic2=${isLarge ? "on" : "off"},memory-backend=ram,auto-kernel-cmdline=off`,
     "-object",
-    `memory-backend-memfd,id=ram,size=${memory}M,share=${shared}`,
+    `memory-backend-memfd,id=ram,size=${memory}M,share=${shared}${pages}`,
     "-m",
     `${memory}M`,
     "-accel",

@@ -1,6 +1,6 @@
 // JSON as it is kept for the guest and given back: numbers as they were written, keys in order.
 
-/** A number in its normal form, e.g. `1`, `-3`, `1.0`, `1e-7`. */
+/** A number in its normal form, e.g. `1`, `-3`, `1.0`, `1e-7`, `1e+16`. */
 export class JsonNumber {
   readonly text: string;
   constructor(text: string) {
@@ -25,7 +25,7 @@ export function floatText(value: number): string {
   const whole = Number(exponent) + 1;
   if (whole > 16 || whole <= -5) {
     const fraction = digits.length > 1 ? `.${digits.slice(1)}` : "";
-    return `${sign}${digits.slice(0, 1)}${fraction}e${whole - 1}`;
+    return `${sign}${digits.slice(0, 1)}${fraction}e${whole > 0 ? "+" : ""}${whole - 1}`;
   }
   if (whole <= 0) return `${sign}0.${"0".repeat(-whole)}${digits}`;
   if (digits.length <= whole) return `${sign}${digits.padEnd(whole, "0")}.0`;
