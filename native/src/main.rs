@@ -5,6 +5,7 @@ mod guest;
 mod host;
 mod image;
 mod launch;
+mod microvm;
 mod sys;
 mod tap;
 mod tsc;
@@ -28,6 +29,10 @@ usage: tinderbox-native VERB ...
                      mounts a read-only image file (squashfs, erofs, ext4) through a loop device
   umount TARGET      unmounts; a target that is not mounted is fine
   tap-attach NAME    makes the open /dev/net/tun on descriptor 3 the tap NAME, and prints its name
+  send-fd NAME       hands the open file on descriptor 3 to whoever listens on the abstract socket NAME
+  microvm-devices    the devices of one firecracker-qemu that are not QEMU's own; controlled on descriptor 3
+  confine [--uid N] [--gid N] [--group N]... [--parent PID] -- PROGRAM ARGS...
+                     gives up privileges, then executes PROGRAM, which dies with its parent
   tsc-khz            measures the rate of this processor's time stamp counter
   version";
 
@@ -45,6 +50,9 @@ fn main() -> ExitCode {
         "mount-image" => image::mount(rest),
         "umount" => image::unmount(rest),
         "tap-attach" => tap::attach(rest),
+        "send-fd" => microvm::control::send_fd(rest),
+        "microvm-devices" => microvm::control::run(),
+        "confine" => microvm::confine::run(rest),
         "tsc-khz" => tsc::khz().map(|khz| println!("{khz}")),
         "pause" => agent::pause::run(),
         "version" | "--version" => {
