@@ -20,6 +20,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -91,6 +92,7 @@ struct NetEntry {
 
 struct VsockEntry {
     post: Post<vsock::Orders>,
+    features: Arc<AtomicU64>,
     path: String,
 }
 
@@ -149,7 +151,8 @@ impl Host {
         match text(request, "op")? {
             "own" => self.owned.push(text(request, "path")?.to_owned()),
             "memory" => {
-                let file = files::anonymous("guest-memory", number(request, "bytes")?)?;
+                let make = if request["huge_pages"] == true { files::anonymous_huge } else { files::anonymous };
+                let file = make("guest-memory", number(request, "bytes")?)?;
                 if let Some(path) = request["path"].as_str() {
                     let source = File::open(path)?;
                     if source.metadata()?.len() != number(request, "bytes")? {
@@ -175,6 +178,19 @@ impl Host {
                 self.copies.push(copy);
                 return Ok(json!({"fd": fd}));
             }
+            "scratch" => {
+                let file = files::anonymous("scratch", 0)?;
+                let fd = file.as_raw_fd();
+                self.copies.push(file);
+                return Ok(json!({"fd": fd}));
+            }
+            "save-state" => {
+                let file = files::anonymous("state", 0)?;
+                self.monitor()?.save_state(&file)?;
+                let fd = file.as_raw_fd();
+                self.copies = vec![file];
+                return Ok(json!({"fd": fd}));
+            }
             "monitor" => {
                 let door = Rendezvous::new()?;
                 let name = door.name.clone();
@@ -182,13 +198,9 @@ impl Host {
                 return Ok(json!({"socket": name}));
             }
             "add-fd" => {
-                if self.monitor.is_none() {
-                    let door = self.door.as_ref().ok_or_else(|| io::Error::other("there is no monitor"))?;
-                    self.monitor = Some(Monitor::open(door, self.uid)?);
-                }
                 let file = files::open(text(request, "path")?, request["writable"] == true)?;
                 let set = number(request, "set")?;
-                self.monitor.as_mut().map_or(Ok(()), |monitor| monitor.hand_over(&file, set))?;
+                self.monitor()?.hand_over(&file, set)?;
             }
             // QEMU is about to connect, as this user.
             "connect" => {
@@ -199,6 +211,12 @@ impl Host {
             }
             "vsock" => return self.open_vsock(number(request, "cid")? as u32, text(request, "path")?),
             "vsock-close" => self.close_vsock(),
+            "vsock-features" => {
+                let vsock = self.vsock.as_ref().ok_or_else(|| io::Error::other("there is no vsock device"))?;
+                // As text: JSON's numbers do not hold 64 bits. The protocol's own bit is not the guest's.
+                let features = vsock.features.load(Ordering::Relaxed) & !super::vhost_user::F_PROTOCOL;
+                return Ok(json!({"features": features.to_string()}));
+            }
             "vsock-reset" => {
                 let ring = &request["ring"];
                 let ring = vsock::EventRing {
@@ -244,6 +262,15 @@ impl Host {
         Ok(json!({}))
     }
 
+    /// QEMU's second monitor, which it has connected by now.
+    fn monitor(&mut self) -> io::Result<&mut Monitor> {
+        if self.monitor.is_none() {
+            let door = self.door.as_ref().ok_or_else(|| io::Error::other("there is no monitor"))?;
+            self.monitor = Some(Monitor::open(door, self.uid)?);
+        }
+        self.monitor.as_mut().ok_or_else(|| io::Error::other("there is no monitor"))
+    }
+
     fn net(&self, request: &Value) -> io::Result<&NetEntry> {
         let id = text(request, "interface")?;
         self.nets.get(id).ok_or_else(|| io::Error::other(format!("there is no interface {id}")))
@@ -276,9 +303,10 @@ impl Host {
         let socket = door.name.clone();
         let device =
             vsock::Vsock::new(cid, path.to_owned(), listener, post.orders.clone(), self.vsock_counters.clone())?;
+        let features = device.features_cell();
         let start = run_device("vsock".into(), || Ok(device), &post, vsock::TOKEN_WAKE, door, self.events.clone());
         self.waiting.insert("vsock".into(), start);
-        self.vsock = Some(VsockEntry { post, path: path.to_owned() });
+        self.vsock = Some(VsockEntry { post, features, path: path.to_owned() });
         Ok(json!({"socket": socket}))
     }
 

@@ -9,8 +9,17 @@ use std::os::unix::fs::OpenOptionsExt;
 
 /// An anonymous file of `bytes`, which both QEMU and the devices map.
 pub fn anonymous(name: &str, bytes: u64) -> io::Result<File> {
+    create(name, bytes, 0)
+}
+
+/// The same, in pages of 2 MiB.
+pub fn anonymous_huge(name: &str, bytes: u64) -> io::Result<File> {
+    create(name, bytes, libc::MFD_HUGETLB | libc::MFD_HUGE_2MB)
+}
+
+fn create(name: &str, bytes: u64, flags: libc::c_uint) -> io::Result<File> {
     let name = crate::sys::c_string(name)?;
-    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | flags) })?;
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(bytes)?;
     Ok(file)
@@ -91,7 +100,7 @@ impl Monitor {
         }
     }
 
-    fn execute(&mut self, command: &Value, file: Option<&File>) -> io::Result<()> {
+    fn execute(&mut self, command: &Value, file: Option<&File>) -> io::Result<Value> {
         let line = format!("{command}\n");
         match file {
             Some(file) => send_with_fd(self.socket.raw(), line.as_bytes(), file.as_raw_fd())?,
@@ -102,15 +111,33 @@ impl Monitor {
             if let Some(error) = answer.get("error") {
                 return Err(io::Error::other(error["desc"].as_str().unwrap_or("QEMU refused").to_owned()));
             }
-            if answer.get("return").is_some() {
-                return Ok(());
+            if let Some(value) = answer.get("return") {
+                return Ok(value.clone());
             }
         }
     }
 
     /// Puts `file` into QEMU's descriptor set `set`.
     pub fn hand_over(&mut self, file: &File, set: u64) -> io::Result<()> {
-        self.execute(&json!({"execute": "add-fd", "arguments": {"fdset-id": set}}), Some(file))
+        self.execute(&json!({"execute": "add-fd", "arguments": {"fdset-id": set}}), Some(file)).map(|_| ())
+    }
+
+    /// Writes the state of the stopped machine's devices to `file`.
+    pub fn save_state(&mut self, file: &File) -> io::Result<()> {
+        self.execute(&json!({"execute": "getfd", "arguments": {"fdname": "state"}}), Some(file))?;
+        self.execute(&json!({"execute": "migrate", "arguments": {"uri": "fd:state"}}), None)?;
+        loop {
+            let progress = self.execute(&json!({"execute": "query-migrate"}), None)?;
+            match progress["status"].as_str() {
+                Some("completed") => return Ok(()),
+                Some("failed" | "cancelled") => {
+                    let why = progress["error-desc"].as_str().unwrap_or("QEMU does not say why");
+                    return Err(io::Error::other(why.to_owned()));
+                }
+                // Devices alone are a matter of milliseconds.
+                _ => std::thread::sleep(std::time::Duration::from_millis(2)),
+            }
+        }
     }
 }
 

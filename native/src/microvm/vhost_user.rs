@@ -13,7 +13,7 @@ const F_NOTIFY_ON_EMPTY: u64 = 1 << 24;
 const F_LOG_ALL: u64 = 1 << 26;
 const F_ANY_LAYOUT: u64 = 1 << 27;
 const F_INDIRECT: u64 = 1 << 28;
-const F_PROTOCOL: u64 = 1 << 30;
+pub const F_PROTOCOL: u64 = 1 << 30;
 /// What every device here has. The log of written pages is never needed: a machine is only saved while its rings stand still.
 const COMMON_FEATURES: u64 =
     F_NOTIFY_ON_EMPTY | F_LOG_ALL | F_ANY_LAYOUT | F_INDIRECT | F_EVENT_INDEX | F_PROTOCOL | F_VERSION_1;

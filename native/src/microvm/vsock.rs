@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -60,6 +61,8 @@ pub struct Vsock {
     orders: Arc<Mutex<Orders>>,
     announce: Option<EventRing>,
     counters: Arc<Counters>,
+    /// What the guest's driver has accepted
+    features: Arc<AtomicU64>,
     is_listening: bool,
 }
 
@@ -86,8 +89,13 @@ impl Vsock {
             orders,
             announce: None,
             counters,
+            features: Arc::default(),
             is_listening: false,
         })
+    }
+
+    pub fn features_cell(&self) -> Arc<AtomicU64> {
+        self.features.clone()
     }
 
     fn accept(&mut self, rings: &Rings) {
@@ -380,6 +388,7 @@ impl Device for Vsock {
             Event::Started => {
                 // All of them, lest one should start where the front end says.
                 if rings.queues.iter().all(Queue::is_running) {
+                    self.features.store(rings.features, Ordering::Relaxed);
                     self.announce_reset(rings);
                 }
                 if !self.is_listening {

@@ -7,10 +7,11 @@ import { reason, systemReason } from "./fault.ts";
 import { type ApiServer, serve } from "./http/server.ts";
 import { Microvm } from "./machine/microvm.ts";
 import { Observations } from "./machine/observations.ts";
+import { describeSnapshot, snapshotFormatVersion } from "./machine/snapshot-file.ts";
 import { AbortingError, ArgumentError, help, type Options, parseOptions } from "./options.ts";
 import { parseLevelName } from "./schema/field-syntax.ts";
 import { anything, parseStrict } from "./schema/strict-json.ts";
-import { snapshotVersion, vmmVersion } from "./version.ts";
+import { vmmVersion } from "./version.ts";
 
 /** Firecracker's exit statuses that this program has, too */
 const status = { ok: 0, failure: 1, badConfiguration: 152, badArguments: 153 };
@@ -37,7 +38,7 @@ function fails(thrown: unknown, observations: Observations): never {
   const why = reason(thrown);
   if (thrown instanceof AbortingError) {
     observations.log("Error", `Firecracker panicked: ${why}`, "main");
-    observations.flushMetrics();
+    observations.writeMetrics();
     process.kill(process.pid, "SIGABRT");
   }
   const exitCode =
@@ -109,8 +110,8 @@ async function run(options: Options, observations: Observations): Promise<void> 
   startObservations(options, observations);
   const config = readOption("configuration", options.configFile);
   const metadataText = readOption("mmds content", options.metadataFile);
-  const machine = new Microvm();
   const mmds = new MmdsStore(options.mmdsLimitBytes);
+  const machine = new Microvm(mmds, observations);
   const { apiSocket, maxPayloadBytes, id } = options;
   const prepared = Promise.withResolvers<void>();
   const isListening = apiSocket !== undefined;
@@ -145,7 +146,7 @@ async function run(options: Options, observations: Observations): Promise<void> 
     say(observations, `The microVM has ended: ${why}.`);
   } finally {
     await machine.close();
-    observations.flushMetrics();
+    observations.writeMetrics();
     cleanUp();
   }
 }
@@ -155,6 +156,14 @@ function parseMetadata(source: string): ReturnType<typeof anything> {
     return parseStrict(source, anything, "The metadata file");
   } catch (cause) {
     throw new AbortingError(`MMDS error: metadata provided is not valid JSON: ${reason(cause)}`, { cause });
+  }
+}
+
+function readSnapshotVersion(path: string): string {
+  try {
+    return describeSnapshot(path);
+  } catch (cause) {
+    throw new Error(`When printing Snapshot Data format: ${path}: ${systemReason(cause)}`, { cause });
   }
 }
 
@@ -170,12 +179,11 @@ try {
       process.stdout.write(`Firecracker v${vmmVersion}\n\n`);
       break;
     case "snapshot-version":
-      process.stdout.write(`v${snapshotVersion}\n`);
+      process.stdout.write(`v${snapshotFormatVersion}\n`);
       break;
     case "describe-snapshot":
-      throw new Error(
-        `When printing Snapshot Data format: ${command.path}: not supported by firecracker-qemu`,
-      );
+      process.stdout.write(`v${readSnapshotVersion(command.path)}\n`);
+      break;
     case "run":
       observations = new Observations(command.options.id);
       await run(command.options, observations);

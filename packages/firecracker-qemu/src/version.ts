@@ -2,5 +2,3 @@
 
 /** As GET /version and --version tell it */
 export const vmmVersion = "1.17.0";
-/** The snapshot format of that release */
-export const snapshotVersion = "11.0.0";

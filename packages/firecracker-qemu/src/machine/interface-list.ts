@@ -1,6 +1,7 @@
 // The network interfaces before the start, each attached to its tap.
 import { Fault, reason } from "../fault.ts";
-import type { NetworkInterface } from "../schema/bodies.ts";
+import type { NetworkInterface, NetworkInterfacePatch } from "../schema/bodies.ts";
+import { patchedLimiter } from "./rate-limiter.ts";
 import { attachTap, detachTap, type Tap } from "./tap.ts";
 
 /** A network interface of the machine; `host_dev_name` is what the tap is really called. */
@@ -40,6 +41,18 @@ export class InterfaceList {
       throw refuse(`MTU ${mtu} is out of range: it has to be ${minMtu} to 65535`);
     }
     this.#interfaces.push({ ...device, host_dev_name: tap.name, tap });
+  }
+
+  /** Changes the limiters of an interface that is there. */
+  patchLimits({ iface_id, rx_rate_limiter, tx_rate_limiter }: NetworkInterfacePatch): void {
+    const at = this.#interfaces.findIndex((one) => one.iface_id === iface_id);
+    const device = this.#interfaces[at];
+    if (device === undefined) return;
+    this.#interfaces[at] = {
+      ...device,
+      rx_rate_limiter: patchedLimiter(device.rx_rate_limiter, rx_rate_limiter),
+      tx_rate_limiter: patchedLimiter(device.tx_rate_limiter, tx_rate_limiter),
+    };
   }
 
   /** The last one takes its place, as in Firecracker. */

@@ -3,6 +3,14 @@ import { closeSync, constants, openSync, writeSync } from "node:fs";
 import { Fault, systemReason } from "../fault.ts";
 import type { Logger, Metrics } from "../schema/bodies.ts";
 import { type LogLevel, levels } from "../schema/field-syntax.ts";
+import { type Counts, metricGroups } from "./metric-groups.ts";
+
+/** Where the metrics' counters of a machine come from: totals since its start */
+export type CounterSource = {
+  readonly drives: () => readonly string[];
+  readonly interfaces: () => readonly string[];
+  readonly read: () => Promise<Counts>;
+};
 
 /** What is not said stays as it is, but for the level. */
 export type LoggerSettings = Partial<Logger>;
@@ -29,7 +37,16 @@ export class Observations {
   #showsOrigin = false;
   #module: string | undefined;
   #metricsFd: number | undefined;
+  #properties: Readonly<Record<string, string>> | undefined;
+  /** Latest values, which stay */
+  readonly #values = new Map<string, number>();
+  #emitsId = false;
+  /** Counted here, since the last line */
   readonly #counts = new Map<string, number>();
+  /** The source's totals at the last line, and those read since */
+  #flushed: Counts = new Map();
+  #totals: Counts = new Map();
+  source: CounterSource | undefined;
 
   constructor(id: string) {
     this.#id = id;
@@ -53,7 +70,7 @@ export class Observations {
   }
 
   /** @throws {Fault} the second time, and when the file cannot be opened */
-  openMetrics({ metrics_path: path }: Metrics): void {
+  openMetrics({ metrics_path: path, emit_id, properties }: Metrics): void {
     const refuse = (why: string, cause?: unknown): Fault =>
       new Fault(`Metrics error: Cannot initialize the metrics system due to bad user input: ${why}`, {
         cause,
@@ -69,7 +86,9 @@ export class Observations {
       throw refuse("it is already initialized.");
     }
     this.#metricsFd = fd;
-    setInterval(() => this.flushMetrics(), metricsEveryMs).unref();
+    this.#emitsId = emit_id;
+    this.#properties = properties && Object.fromEntries([...properties].sort());
+    setInterval(() => void this.flushMetrics(), metricsEveryMs).unref();
   }
 
   /** One line, if the level and the module filter let it through; `thread` is who says it. */
@@ -87,22 +106,67 @@ export class Observations {
     }
   }
 
-  /** Adds one to a counter named `group.name`. */
-  count(name: string): void {
-    this.#counts.set(name, (this.#counts.get(name) ?? 0) + 1);
+  /** Sets a value named `group.name`. */
+  store(name: string, value: number): void {
+    this.#values.set(name, value);
+  }
+
+  /** Adds `by` to a counter named `group.name`. */
+  count(name: string, by = 1): void {
+    this.#counts.set(name, (this.#counts.get(name) ?? 0) + by);
+  }
+
+  /** Reads the machine's counters, while it is still there. */
+  async readCounters(): Promise<void> {
+    try {
+      if (this.source !== undefined) this.#totals = await this.source.read();
+    } catch {
+      // A machine that has just ended: the last ones count.
+    }
+  }
+
+  #counters(): Counts {
+    const all = new Map<string, Map<string, number>>();
+    const add = (group: string, field: string, count: number): void => {
+      const fields = all.get(group) ?? new Map<string, number>();
+      all.set(group, fields.set(field, (fields.get(field) ?? 0) + count));
+    };
+    for (const [name, count] of [...this.#counts, ...this.#values]) {
+      const [group = "", field = ""] = name.split(".");
+      add(group, field, count);
+    }
+    for (const [group, fields] of this.#totals)
+      for (const [field, total] of fields)
+        add(group, field, total - (this.#flushed.get(group)?.get(field) ?? 0));
+    return all;
   }
 
   /** One JSON line; counters start again from zero, as Firecracker's do. */
-  flushMetrics(): void {
+  async flushMetrics(): Promise<void> {
     if (this.#metricsFd === undefined) return;
-    const groups: Record<string, Record<string, number>> = {};
-    for (const [name, count] of this.#counts) {
-      const [group = "", field = ""] = name.split(".");
-      groups[group] = { ...groups[group], [field]: count };
-    }
+    await this.readCounters();
+    this.writeMetrics();
+  }
+
+  /** The line of {@link flushMetrics}, of what has been read so far. */
+  writeMetrics(): void {
+    if (this.#metricsFd === undefined) return;
+    const groups = metricGroups(
+      this.#counters(),
+      this.source?.drives() ?? [],
+      this.source?.interfaces() ?? [],
+    );
+    const properties = this.#properties;
+    const line = {
+      utc_timestamp_ms: Date.now(),
+      ...(this.#emitsId ? { id: this.#id } : {}),
+      ...(properties === undefined ? {} : { properties }),
+      ...groups,
+    };
     try {
-      writeSync(this.#metricsFd, `${JSON.stringify({ utc_timestamp_ms: Date.now(), ...groups })}\n`);
+      writeSync(this.#metricsFd, `${JSON.stringify(line)}\n`);
       this.#counts.clear();
+      this.#flushed = this.#totals;
     } catch {
       // A full FIFO or a reader that has gone: the counters are in the next line.
       this.count("logger.missed_metrics_count");

@@ -10,7 +10,9 @@ import type {
   MemoryHotplug,
   MmdsConfig,
   NetworkInterface,
+  NetworkInterfacePatch,
   Pmem,
+  RateLimiter,
   Serial,
   Vsock,
 } from "../schema/bodies.ts";
@@ -134,6 +136,16 @@ export class VmConfig {
     this.#drives.replace({ ...this.drive(id), path_on_host: path });
   }
 
+  /** What limits a drive of a running machine from now on. */
+  setDriveLimiter(id: string, limiter: RateLimiter | undefined): void {
+    this.#drives.replace({ ...this.drive(id), rate_limiter: limiter });
+  }
+
+  /** What limits an interface of a running machine from now on: a bucket that is not given stays. */
+  patchInterfaceLimits(patch: NetworkInterfacePatch): void {
+    this.#interfaces.patchLimits(patch);
+  }
+
   putPmem(pmem: Pmem): never {
     if (pmem.root_device && this.#drives.hasRoot)
       throw new Fault("Pmem config error: The root device is a block device already; there can be one only.");
@@ -163,12 +175,13 @@ export class VmConfig {
         `Balloon config error: Amount of pages requested is too large: \`amount_mib\` is ${balloon.amount_mib}, the machine has ${this.machine.mem_size_mib} MiB.`,
       );
     }
+    if (balloon.free_page_hinting) throw unsupported("free_page_hinting");
     this.balloon = balloon;
   }
 
   setMemoryHotplug(memory: MemoryHotplug): void {
     checkMemoryHotplug(memory);
-    this.memoryHotplug = memory;
+    throw unsupported("hotplug/memory");
   }
 
   setMmds(mmds: MmdsConfig): void {
