@@ -41,17 +41,29 @@ function read(path: string): string {
   }
 }
 
-/** Processes that run for `directory`: it is in their command line or environment. A zombie has neither. */
-function processesOf(directory: string): readonly { readonly pid: number; readonly command: string }[] {
-  const found = [];
-  for (const name of readdirSync("/proc")) {
-    const pid = Number(name);
-    if (!(pid > 0) || pid === process.pid) continue;
-    const command = read(`/proc/${pid}/cmdline`).replaceAll("\0", " ");
-    if (command.includes(directory) || read(`/proc/${pid}/environ`).includes(directory))
-      found.push({ pid, command: command.slice(0, 200) });
-  }
-  return found;
+/** `started` is its start in ticks of the host's clock: with the pid, it is nobody else. */
+type Process = { readonly pid: number; readonly started: string; readonly command: string };
+
+/** The fields of a process's state line behind its name: state, parent, ... */
+function statOf(pid: string): readonly string[] {
+  return read(`/proc/${pid}/stat`).split(") ").at(-1)?.split(" ") ?? [];
+}
+
+/** The processes that `pid` has started, and that those have. */
+function descendantsOf(pid: number): readonly Process[] {
+  const children = readdirSync("/proc").flatMap((name): Process[] => {
+    const stat = statOf(name);
+    if (stat[1] !== `${pid}`) return [];
+    const command = read(`/proc/${name}/cmdline`).replaceAll("\0", " ");
+    return [{ pid: Number(name), started: stat[19] ?? "", command }];
+  });
+  return children.flatMap((child) => [child, ...descendantsOf(child.pid)]);
+}
+
+/** A zombie is not: somebody has only not looked yet. */
+function isAlive({ pid, started }: Process): boolean {
+  const stat = statOf(`${pid}`);
+  return stat[19] === started && stat[0] !== "Z";
 }
 
 /** Looks until nothing is found, for at most `deathMs`; the last that was found. */
@@ -64,8 +76,13 @@ async function lastOf<T>(look: () => readonly T[]): Promise<readonly T[]> {
   }
 }
 
-/** One life: its directory, the VMM, and what it was told. */
-type Life = { readonly directory: string; readonly vmm: Vmm; readonly tap: string };
+type Life = {
+  readonly directory: string;
+  readonly vmm: Vmm;
+  readonly tap: string;
+  /** What the VMM had started when it was about to die */
+  last: readonly Process[];
+};
 type Way = {
   readonly count: number;
   /** Ends the life or makes it end. */
@@ -101,12 +118,16 @@ async function configure(life: Life): Promise<void> {
 }
 
 const start = (life: Life): Promise<void> => put(life, "/actions", { action_type: "InstanceStart" });
-const killedBy = (signal: NodeJS.Signals) => (life: Life) => void life.vmm.child.kill(signal);
+const killedBy = (signal: NodeJS.Signals) => (life: Life) => {
+  life.last = descendantsOf(life.vmm.pid);
+  life.vmm.child.kill(signal);
+};
 
-/** Kills one of the life's processes by its program's name. */
+/** Kills one of the processes that the VMM has started. */
 function killPart(life: Life, name: string): void {
-  const parts = processesOf(life.directory).filter(({ command }) => command.split(" ", 1)[0]?.endsWith(name));
-  assert.equal(parts.length, 1, `${name}: ${JSON.stringify(processesOf(life.directory))}`);
+  life.last = descendantsOf(life.vmm.pid);
+  const parts = life.last.filter(({ command }) => command.includes(name));
+  assert.equal(parts.length, 1, `${name}: ${JSON.stringify(life.last)}`);
   for (const { pid } of parts) process.kill(pid, "SIGKILL");
 }
 
@@ -154,9 +175,9 @@ const ways: Readonly<Record<string, Way>> = {
     status: 1,
     bySignal: false,
   },
-  "the vsock backend is killed": {
+  "its devices are killed": {
     count: 3,
-    end: started((life) => killPart(life, "vhost-device-vsock")),
+    end: started((life) => killPart(life, "microvm-devices")),
     status: 1,
     bySignal: false,
   },
@@ -171,7 +192,7 @@ function launch(name: string, tap: string): Life {
   const temporary = join(directory, "tmp");
   mkdirSync(temporary, { recursive: true });
   const env = { ...process.env, TMPDIR: temporary, XDG_RUNTIME_DIR: temporary, XDG_CACHE_HOME: cache };
-  return { directory, vmm: startVmm(program, directory, { env }), tap };
+  return { directory, vmm: startVmm(program, directory, { env }), tap, last: [] };
 }
 
 /** What is wrong after the end of a life. */
@@ -179,8 +200,8 @@ async function remains(life: Life, way: Way): Promise<string[]> {
   const { code, signal, said } = await life.vmm.ended;
   const faults: string[] = [];
   if ((signal ?? code) !== way.status)
-    faults.push(`ended with ${signal ?? `status ${code}`}, not ${way.status}: ${said}`);
-  for (const { pid, command } of await lastOf(() => processesOf(life.directory)))
+    faults.push(`ended with ${signal ?? `status ${code}`}, not ${way.status}: ${said.slice(-500)}`);
+  for (const { pid, command } of await lastOf(() => life.last.filter(isAlive)))
     faults.push(`process ${pid} is left: ${command}`);
   const may = new Set(["a.img", "b.img", "tmp", ...(way.bySignal ? ["api.sock", "vsock.sock"] : [])]);
   for (const name of readdirSync(life.directory)) if (!may.has(name)) faults.push(`file ${name} is left`);
