@@ -3,12 +3,13 @@
  * and one that changes its mind. It goes on serving and holds no descriptor, process or socket more than before.
  */
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { Agent, request } from "node:http";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
+import { descendantsOf } from "./support/process-tree.ts";
 import { type ApiAnswer, callApi, startVmm, type Vmm } from "./support/vmm-process.ts";
 
 const program = join(import.meta.dirname, "../bin/firecracker-qemu");
@@ -69,19 +70,6 @@ function cutRequest(socket: string, text: string, bytes: number): Promise<void> 
 }
 
 const descriptors = (vmm: Vmm): number => readdirSync(`/proc/${vmm.pid}/fd`).length;
-
-/** Ids of the processes that `vmm` has started and not yet lost. */
-function childrenOf(vmm: Vmm): readonly number[] {
-  return readdirSync("/proc").flatMap((name) => {
-    try {
-      const [, fields = ""] = readFileSync(`/proc/${name}/stat`, "latin1").split(") ");
-      return Number(fields.split(" ")[1]) === vmm.pid ? [Number(name)] : [];
-    } catch {
-      // Not a process, or it has ended meanwhile.
-      return [];
-    }
-  });
-}
 
 describe("clients of firecracker-qemu", () => {
   const work = mkdtempSync("/tmp/tb-clients-");
@@ -174,9 +162,9 @@ describe("clients of firecracker-qemu", () => {
       await put("/entropy", {});
     };
     await give();
-    const [before, children] = [descriptors(vmm), childrenOf(vmm).length];
+    const [before, children] = [descriptors(vmm), descendantsOf(vmm.pid).length];
     for (let n = 0; n < 10; n++) await give();
-    assert.equal(childrenOf(vmm).length, children);
+    assert.equal(descendantsOf(vmm.pid).length, children);
     assert.equal(
       await eventually(
         () => descriptors(vmm),
@@ -191,13 +179,13 @@ describe("clients of firecracker-qemu", () => {
     const body = JSON.stringify({ action_type: "InstanceStart" });
     await put("/machine-config", { vcpu_count: 1, mem_size_mib: 128 });
     await put("/boot-source", { kernel_image_path: kernel, boot_args: "panic=0 quiet" });
-    const children = childrenOf(vmm).length;
+    const children = descendantsOf(vmm.pid).length;
     const connection = connect(vmm.socket);
     connection.on("error", () => {});
     connection.write(`PUT /actions HTTP/1.1\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
     // It is being started: there is one process more.
     await eventually(
-      () => childrenOf(vmm).length,
+      () => descendantsOf(vmm.pid).length,
       (count) => count > children,
     );
     connection.destroy();

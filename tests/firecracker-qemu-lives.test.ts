@@ -5,19 +5,12 @@
  */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import {
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import { descendantsOf, isAlive, type Process } from "./support/process-tree.ts";
 import { callApi, startVmm, type Vmm } from "./support/vmm-process.ts";
 
 const program = join(import.meta.dirname, "../bin/firecracker-qemu");
@@ -30,40 +23,6 @@ let state = seed;
 function random(limit: number): number {
   state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
   return Math.floor((state / 2 ** 32) * limit);
-}
-
-function read(path: string): string {
-  try {
-    return readFileSync(path, "latin1");
-  } catch {
-    // The process has ended meanwhile.
-    return "";
-  }
-}
-
-/** `started` is its start in ticks of the host's clock: with the pid, it is nobody else. */
-type Process = { readonly pid: number; readonly started: string; readonly command: string };
-
-/** The fields of a process's state line behind its name: state, parent, ... */
-function statOf(pid: string): readonly string[] {
-  return read(`/proc/${pid}/stat`).split(") ").at(-1)?.split(" ") ?? [];
-}
-
-/** The processes that `pid` has started, and that those have. */
-function descendantsOf(pid: number): readonly Process[] {
-  const children = readdirSync("/proc").flatMap((name): Process[] => {
-    const stat = statOf(name);
-    if (stat[1] !== `${pid}`) return [];
-    const command = read(`/proc/${name}/cmdline`).replaceAll("\0", " ");
-    return [{ pid: Number(name), started: stat[19] ?? "", command }];
-  });
-  return children.flatMap((child) => [child, ...descendantsOf(child.pid)]);
-}
-
-/** A zombie is not: somebody has only not looked yet. */
-function isAlive({ pid, started }: Process): boolean {
-  const stat = statOf(`${pid}`);
-  return stat[19] === started && stat[0] !== "Z";
 }
 
 /** Looks until nothing is found, for at most `deathMs`; the last that was found. */
