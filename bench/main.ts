@@ -7,21 +7,24 @@ import { pushBusyboxImage, pushImage } from "../tests/support/busybox-image.ts";
 import { writeBridgeConf } from "../tests/support/cni.ts";
 import { startDaemon } from "../tests/support/daemon.ts";
 import { startRegistry } from "../tests/support/test-registry.ts";
+import { adapterCost } from "./adapter.ts";
 import { bareBoot } from "./bare-boot.ts";
 import { startContainerd } from "./containerd.ts";
 import { BenchPod, type Cri, connectCri } from "./cri-pod.ts";
 import { type Figure, formatFigures, median, type Samples, timed } from "./figures.ts";
 import { newMemory, processIds, pssOf } from "./memory.ts";
 
-const usage = `bench/main.ts [--rounds N] [--pods N] [--json]
+const usage = `bench/main.ts [--rounds N] [--pods N] [--adapter] [--json]
   --rounds N   samples of each duration (10)
   --pods N     pods of each kind while memory is measured (5)
+  --adapter    only what firecracker-qemu costs beside QEMU
   --json       figures as JSON, with all samples`;
 
 const { values } = parseArgs({
   options: {
     rounds: { type: "string", default: "10" },
     pods: { type: "string", default: "5" },
+    adapter: { type: "boolean", default: false },
     json: { type: "boolean", default: false },
     help: { type: "boolean", short: "h", default: false },
   },
@@ -105,10 +108,8 @@ function sum(memory: ReadonlyMap<string, number>, without: readonly string[]): n
   return [...memory].reduce((all, [name, mib]) => (without.includes(name) ? all : all + mib), 0);
 }
 
-async function main(rounds: number, pods: number): Promise<void> {
+async function podFigures(work: string, rounds: number, pods: number): Promise<readonly Figure[]> {
   await using stack = new AsyncDisposableStack();
-  const work = mkdtempSync("/tmp/tb-bench-");
-  stack.defer(() => rmSync(work, { recursive: true, force: true }));
   const registry = await startRegistry({ dir: join(work, "registry") });
   stack.defer(() => registry.stop());
   const small = `${registry.host}/bench/busybox:latest`;
@@ -173,7 +174,7 @@ async function main(rounds: number, pods: number): Promise<void> {
 
   const beside = (name: string, samples: Samples): Figure["peer"] & {} => ({ name, value: median(samples) });
   const vmm = ["sleep", "qemu-system-x86_64", "qemu-system-aarch64"];
-  const figures: Figure[] = [
+  return [
     {
       name: "RunPodSandbox, firecracker",
       unit: "ms",
@@ -234,7 +235,18 @@ async function main(rounds: number, pods: number): Promise<void> {
     },
     { name: "a microVM pod, without QEMU", unit: "MiB", value: sum(vmMemory, vmm) },
   ];
-  console.log(values.json ? JSON.stringify(figures, undefined, 2) : formatFigures(figures));
+}
+
+async function main(rounds: number, pods: number): Promise<void> {
+  const work = mkdtempSync("/tmp/tb-bench-");
+  try {
+    const figures = [...(values.adapter ? [] : await podFigures(work, rounds, pods))];
+    say("firecracker-qemu beside bare QEMU");
+    figures.push(...(await adapterCost(work, rounds)));
+    console.log(values.json ? JSON.stringify(figures, undefined, 2) : formatFigures(figures));
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
 }
 
 /** A layer with a shell and what a container needs around it. */

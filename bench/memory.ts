@@ -27,6 +27,18 @@ export function pssOf(pid: number): number {
   return (Number(match?.[1] ?? 0) * 1024) / mebibyte;
 }
 
+/** MiB of a process's mappings whose name (a path, `[heap]`, or nothing) fits; shares as `pssOf` has them. */
+export function mappedMemory(pid: number, fits: (name: string) => boolean): number {
+  let kib = 0;
+  let isWanted = false;
+  for (const line of read(`/proc/${pid}/smaps`).split("\n")) {
+    const mapping = /^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+\s*(.*)$/.exec(line);
+    if (mapping) isWanted = fits(mapping[1] ?? "");
+    else if (isWanted) kib += Number(/^Pss:\s+(\d+) kB$/.exec(line)?.[1] ?? 0);
+  }
+  return (kib * 1024) / mebibyte;
+}
+
 /** MiB for each name of a program, of the processes that are not in `before`. Threads of the kernel are left out. */
 export function newMemory(before: ReadonlySet<number>): ReadonlyMap<string, number> {
   const found = new Map<string, number>();

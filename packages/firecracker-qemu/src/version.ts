@@ -1,6 +1,4 @@
 // The Firecracker release whose API this is: bodies have its fields, no newer ones.
 
 /** As GET /version and --version tell it */
-export const vmmVersion = "1.16.1";
-/** The snapshot format of that release */
-export const snapshotVersion = "10.0.0";
+export const vmmVersion = "1.17.0";

@@ -1,49 +1,53 @@
-// The metadata that PUT and PATCH /mmds keep: one JSON object of bounded size.
+// The metadata that PUT and PATCH /mmds keep: JSON of bounded size.
 import { Fault } from "../fault.ts";
-
-type JsonObject = Readonly<Record<string, unknown>>;
-
-function isObject(value: unknown): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
+import { isJsonObject, type JsonValue, writeJson } from "../schema/json-value.ts";
 
 /** JSON merge patch (RFC 7396). */
-function mergePatch(target: unknown, patch: unknown): unknown {
-  if (!isObject(patch)) return patch;
-  const out = new Map<string, unknown>(isObject(target) ? Object.entries(target) : []);
-  for (const [key, value] of Object.entries(patch)) {
+function mergePatch(target: JsonValue, patch: JsonValue): JsonValue {
+  if (!isJsonObject(patch)) return patch;
+  const out = new Map<string, JsonValue>(isJsonObject(target) ? target : []);
+  for (const [key, value] of patch) {
     if (value === null) out.delete(key);
-    else out.set(key, mergePatch(out.get(key), value));
+    else out.set(key, mergePatch(out.get(key) ?? null, value));
   }
-  return Object.fromEntries(out);
+  return out;
 }
 
 /** The store of one microVM. */
 export class MmdsStore {
   readonly #limitBytes: number;
-  #value: JsonObject = {};
+  /** undefined until the first PUT */
+  #value: JsonValue | undefined;
 
   constructor(limitBytes: number) {
     this.#limitBytes = limitBytes;
   }
 
-  get value(): JsonObject {
-    return this.#value;
+  /** What the guest is given. */
+  get value(): JsonValue {
+    return this.#value ?? null;
   }
 
-  replace(value: unknown): void {
-    if (!isObject(value)) throw new Fault("The metadata has to be a JSON object.");
-    const bytes = Buffer.byteLength(JSON.stringify(value));
+  /** As GET /mmds shows it. */
+  get written(): string {
+    return this.value === null ? "{}" : writeJson(this.value);
+  }
+
+  /** @throws {Fault} with status 413 when it is too large */
+  replace(value: JsonValue): void {
+    const bytes = Buffer.byteLength(writeJson(value));
     if (bytes > this.#limitBytes) {
-      throw new Fault(`The metadata has ${bytes} bytes; the store holds at most ${this.#limitBytes}.`, {
-        status: 413,
-      });
+      throw new Fault(
+        `MMDS limit exceeded error: The data store is limited to ${this.#limitBytes} bytes; this would have ${bytes}.`,
+        { status: 413 },
+      );
     }
     this.#value = value;
   }
 
-  merge(patch: unknown): void {
-    if (!isObject(patch)) throw new Fault("The metadata has to be a JSON object.");
+  /** @throws {Fault} when nothing was put yet, and as {@link replace} */
+  merge(patch: JsonValue): void {
+    if (this.#value === undefined) throw new Fault("MMDS error: The MMDS data store is not initialized.");
     this.replace(mergePatch(this.#value, patch));
   }
 }

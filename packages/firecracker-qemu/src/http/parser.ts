@@ -1,14 +1,19 @@
-// An incremental HTTP/1.1 request parser with Firecracker's rules: four verbs at most, lines of 1024 bytes, a body
-// only by Content-Length, and a hard limit to it. It never buffers more than one request's limits allow.
+// Firecracker's HTTP/1.1 as seen from outside. Its server reads at most 1024 bytes at a time into one buffer; what that means for
+// a client is kept here: a line with its end is 1024 bytes at most, an error throws away the read it was found in with every
+// whole request of that read, and the connection goes on from the state it was in. Not here: sockets, answers.
 
 /** One whole request. */
 export interface Request {
   readonly method: "GET" | "PUT" | "PATCH" | "DELETE";
+  /** The absolute path, without scheme and host; empty for a target that is not absolute */
   readonly path: string;
-  readonly body: string | undefined;
+  /** Only there when Content-Length is over 0 */
+  readonly body: Buffer | undefined;
 }
 
-/** What the HTTP layer itself refuses; goes out under the key `error`, and the connection ends. */
+export type HttpVersion = "HTTP/1.0" | "HTTP/1.1";
+
+/** What the HTTP layer itself refuses; goes out under the key `error`. */
 export class HttpError extends Error {
   constructor(message: string) {
     super(message);
@@ -16,114 +21,160 @@ export class HttpError extends Error {
   }
 }
 
-const MAX_LINE = 1024;
-const MAX_HEADERS = 100;
-const METHODS = ["GET", "PUT", "PATCH", "DELETE"] as const;
+/** Bytes of the server's buffer, and so of a line with its end */
+export const maxLine = 1024;
+const methods = ["GET", "PUT", "PATCH", "DELETE"] as const;
+const maxU32 = 4_294_967_295;
+
+type Head = {
+  readonly method: Request["method"];
+  readonly path: string;
+  readonly version: HttpVersion;
+  length: number;
+  expects: boolean;
+};
 
 type Phase =
   | { readonly at: "line" }
-  | {
-      readonly at: "headers";
-      readonly method: Request["method"];
-      readonly path: string;
-      length: number | undefined;
-      expect: boolean;
-      count: number;
-    }
-  | {
-      readonly at: "body";
-      readonly method: Request["method"];
-      readonly path: string;
-      readonly length: number;
-    };
+  | { readonly at: "headers"; readonly head: Head }
+  | { readonly at: "body"; readonly head: Head; readonly parts: Buffer[]; missing: number };
 
-/** Feed it bytes in any pieces; it hands out requests in order. */
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function decoded(bytes: Buffer, what: string): string {
+  try {
+    return utf8.decode(bytes);
+  } catch (cause) {
+    throw Object.assign(new HttpError(`${what} is not valid UTF-8.`), { cause });
+  }
+}
+
+function absolutePath(target: string): string {
+  if (target.startsWith("http://")) {
+    const slash = target.indexOf("/", "http://".length);
+    return slash < 0 ? "" : target.slice(slash);
+  }
+  return target.startsWith("/") ? target : "";
+}
+
+function startLine(line: Buffer): Phase {
+  const first = line.indexOf(" ");
+  const second = first < 0 ? -1 : line.indexOf(" ", first + 1);
+  if (second < 0) throw new HttpError("Invalid request: the request line has no method, URI and version.");
+  const verb = line.toString("latin1", 0, first);
+  const method = methods.find((one) => one === verb);
+  if (method === undefined)
+    throw new HttpError("Invalid HTTP Method: unsupported, it can be GET, PUT, PATCH or DELETE.");
+  const target = line.subarray(first + 1, second);
+  if (target.length === 0) throw new HttpError("Invalid URI: it is empty.");
+  const path = absolutePath(decoded(target, "Invalid URI: it"));
+  const version = line.toString("latin1", second + 1);
+  if (version !== "HTTP/1.1" && version !== "HTTP/1.0")
+    throw new HttpError("Invalid HTTP Version: unsupported, it can be HTTP/1.0 or HTTP/1.1.");
+  return { at: "headers", head: { method, path, version, length: 0, expects: false } };
+}
+
+function checkEncodings(value: string): void {
+  if (value === "") throw new HttpError("Invalid request: the header Accept-Encoding is empty.");
+  for (const encoding of value.split(",").map((one) => one.trim())) {
+    if (encoding === "identity;q=0" || (encoding === "*;q=0" && !value.includes("identity")))
+      throw new HttpError(`Invalid header. Key: Accept-Encoding; Value: ${encoding}`);
+  }
+}
+
+/** Headers that mean nothing here are let pass, whatever is in them. */
+function readHeader(head: Head, line: Buffer): void {
+  const text = decoded(line, "Invalid header: it");
+  const colon = text.indexOf(":");
+  if (colon < 0) throw new HttpError(`Invalid header: no colon. Key: ${text}`);
+  const value = text.slice(colon + 1).trim();
+  switch (text.slice(0, colon).trim().toLowerCase()) {
+    case "content-length": {
+      const length = /^\+?\d+$/.test(value) ? Number(value) : Number.NaN;
+      if (!(length <= maxU32)) throw new HttpError(`Invalid header. Key: Content-Length; Value: ${value}`);
+      head.length = length;
+      break;
+    }
+    case "expect":
+      if (value === "100-continue") head.expects = true;
+      break;
+    case "accept-encoding":
+      checkEncodings(value);
+      break;
+    default:
+  }
+}
+
+/** The requests of one connection. */
 export class RequestParser {
   readonly #maxBody: number;
-  readonly #onContinue: () => void;
+  readonly #onContinue: (version: HttpVersion) => void;
   #pending: Buffer = Buffer.alloc(0);
   #phase: Phase = { at: "line" };
 
-  constructor(maxBody: number, onContinue: () => void = () => {}) {
+  /** `onContinue` is called when a client asks whether it may send its body. */
+  constructor(maxBody: number, onContinue: (version: HttpVersion) => void = () => {}) {
     this.#maxBody = maxBody;
     this.#onContinue = onContinue;
   }
 
-  /** The requests that `chunk` completes. @throws {HttpError} when the stream is not HTTP as it has to be */
-  *push(chunk: Buffer): Generator<Request> {
-    this.#pending = this.#pending.length === 0 ? chunk : Buffer.concat([this.#pending, chunk]);
+  /** How many bytes the next {@link read} may have: at least 1. */
+  get room(): number {
+    return maxLine - this.#pending.length;
+  }
+
+  /** The requests that these bytes complete. @throws {HttpError} then the bytes are gone, and the next ones may be read */
+  read(bytes: Buffer): readonly Request[] {
+    const buffer = this.#pending.length === 0 ? bytes : Buffer.concat([this.#pending, bytes]);
+    const requests: Request[] = [];
+    let at = 0;
     for (;;) {
       const phase = this.#phase;
       if (phase.at === "body") {
-        if (this.#pending.length < phase.length) return;
-        const body = this.#pending.subarray(0, phase.length).toString("utf8");
-        this.#pending = this.#pending.subarray(phase.length);
+        const part = buffer.subarray(at, at + phase.missing);
+        phase.parts.push(Buffer.from(part));
+        phase.missing -= part.length;
+        at += part.length;
+        if (phase.missing > 0) {
+          this.#pending = Buffer.alloc(0);
+          return requests;
+        }
+        const { method, path } = phase.head;
+        requests.push({ method, path, body: Buffer.concat(phase.parts) });
         this.#phase = { at: "line" };
-        yield { method: phase.method, path: phase.path, body };
         continue;
       }
-      const line = this.#line();
-      if (line === undefined) return;
-      if (phase.at === "line") this.#phase = startLine(line);
-      else if (line !== "") this.#header(phase, line);
-      else {
-        const { method, path, length } = phase;
-        if (length === undefined || length === 0) {
-          this.#phase = { at: "line" };
-          yield { method, path, body: undefined };
-        } else {
-          if (phase.expect && this.#pending.length < length) this.#onContinue();
-          this.#phase = { at: "body", method, path, length };
-        }
+      const end = buffer.indexOf("\r\n", at);
+      if (end < 0) {
+        if (at === 0 && buffer.length === maxLine)
+          throw new HttpError(
+            phase.at === "line"
+              ? `Invalid request: the request line has more than ${maxLine} bytes.`
+              : `Invalid header: it has more than ${maxLine} bytes.`,
+          );
+        this.#pending = Buffer.from(buffer.subarray(at));
+        return requests;
       }
+      const line = buffer.subarray(at, end);
+      if (phase.at === "line") this.#phase = startLine(line);
+      else if (line.length > 0) readHeader(phase.head, line);
+      else this.#endOfHeaders(phase.head, requests);
+      at = end + 2;
     }
   }
 
-  #line(): string | undefined {
-    const end = this.#pending.indexOf("\r\n");
-    if (end > MAX_LINE || (end < 0 && this.#pending.length > MAX_LINE + 1))
-      throw new HttpError(`A request or header line is longer than ${MAX_LINE} bytes.`);
-    if (end < 0) return undefined;
-    const line = this.#pending.subarray(0, end).toString("latin1");
-    this.#pending = this.#pending.subarray(end + 2);
-    return line;
+  #endOfHeaders(head: Head, requests: Request[]): void {
+    const { method, path, version, length, expects } = head;
+    if (length === 0) {
+      requests.push({ method, path, body: undefined });
+      this.#phase = { at: "line" };
+      return;
+    }
+    if (length > this.#maxBody)
+      throw new HttpError(
+        `The request's payload of ${length} bytes is over the limit of ${this.#maxBody} bytes.`,
+      );
+    if (expects) this.#onContinue(version);
+    this.#phase = { at: "body", head, parts: [], missing: length };
   }
-
-  #header(phase: Extract<Phase, { at: "headers" }>, line: string): void {
-    phase.count += 1;
-    if (phase.count > MAX_HEADERS) throw new HttpError(`More than ${MAX_HEADERS} headers.`);
-    const colon = line.indexOf(":");
-    if (colon <= 0) throw new HttpError("Invalid header: no name before a colon.");
-    const name = line.slice(0, colon).trim().toLowerCase();
-    const value = line.slice(colon + 1).trim();
-    if (name === "content-length") {
-      if (!/^\d{1,10}$/.test(value)) throw new HttpError("Invalid value of the header Content-Length.");
-      const length = Number(value);
-      if (phase.length !== undefined && phase.length !== length)
-        throw new HttpError("Content-Length is given twice, with different values.");
-      if (length > this.#maxBody)
-        throw new HttpError(
-          `Request payload of ${length} bytes is over the limit of ${this.#maxBody} bytes.`,
-        );
-      phase.length = length;
-    } else if (name === "transfer-encoding" && value.toLowerCase() !== "identity") {
-      throw new HttpError("Unsupported header Transfer-Encoding: send a Content-Length.");
-    } else if (name === "expect" && value.toLowerCase() === "100-continue") phase.expect = true;
-  }
-}
-
-function startLine(line: string): Phase {
-  const first = line.indexOf(" ");
-  const second = line.indexOf(" ", first + 1);
-  if (first <= 0 || second < 0) throw new HttpError("Invalid request line.");
-  const verb = line.slice(0, first);
-  const target = line.slice(first + 1, second);
-  const version = line.slice(second + 1);
-  const method = METHODS.find((one) => one === verb);
-  if (method === undefined) throw new HttpError("Invalid HTTP Method: Unsupported HTTP method.");
-  const path = target.startsWith("http://") ? target.slice(7).replace(/^[^/]*/, "") : target;
-  if (!path.startsWith("/")) throw new HttpError("Invalid URI: it has to be an absolute path.");
-  if (version !== "HTTP/1.1" && version !== "HTTP/1.0")
-    throw new HttpError("Invalid HTTP Version: Unsupported HTTP version.");
-  return { at: "headers", method, path, length: undefined, expect: false, count: 0 };
 }

@@ -1,74 +1,53 @@
-// What the machine will be made of, collected by the calls before the start. Files are opened when they are named, so a
-// wrong path is refused by the call that has it.
-import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
+// What the machine will be made of, collected by the calls before the start, and checked by each of them as Firecracker checks.
 import { Fault, systemReason } from "../fault.ts";
 import type {
+  Balloon,
   BootSource,
   Drive,
   Entropy,
   MachineConfig,
   MachineConfigPatch,
+  MemoryHotplug,
+  MmdsConfig,
   NetworkInterface,
+  NetworkInterfacePatch,
+  Pmem,
   RateLimiter,
   Serial,
   Vsock,
 } from "../schema/bodies.ts";
+import type { CpuConfig } from "../schema/cpu-config.ts";
+import { probeDrive, probeReadable } from "./backing-file.ts";
+import { DriveList } from "./drive-list.ts";
+import { type AttachedInterface, InterfaceList } from "./interface-list.ts";
+import { checkBootArgs, kernelCommandLine } from "./kernel-command-line.ts";
+import { checkMemoryHotplug } from "./memory-hotplug.ts";
+import { unsupported } from "./unsupported.ts";
 
-/** Firecracker's own defaults of the kernel command line, used when `boot_args` is not given. */
-const defaultBootArgs =
-  "reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce";
-/** Bytes, the closing NUL included. */
-const maxCommandLine = 2048;
-/** virtio-mmio slots of QEMU's microvm machine with its second IO-APIC */
-const maxDevices = 24;
-
-const unsupported = (what: string): Fault =>
-  new Fault(`${what} is not supported by firecracker-qemu: it is Firecracker's API on QEMU.`);
-
-/** Opens `path` as the VMM would and closes it again; its size in bytes. @throws the system's error */
-function probeFile(path: string, isReadOnly: boolean): number {
-  const fd = openSync(path, (isReadOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK);
-  try {
-    const stats = fstatSync(fd);
-    if (stats.isDirectory()) throw Object.assign(new Error("a directory"), { code: "EISDIR" });
-    if (!stats.isFile() && !stats.isBlockDevice()) throw new Error("neither a file nor a block device");
-    return stats.size;
-  } finally {
-    closeSync(fd);
-  }
-}
-
-function refuseRateLimiter(limiter: RateLimiter | undefined, what: string): void {
-  if (limiter?.bandwidth !== undefined || limiter?.ops !== undefined)
-    throw unsupported(`A rate limiter of a ${what}`);
-}
-
-function checkId(pathId: string, bodyId: string): void {
-  if (pathId !== bodyId) throw new Fault("The id from the path does not match the id from the body!");
-}
-
-/** The names of the network interfaces in this process's namespace; /sys may show another one's. */
-function hasInterface(name: string): boolean {
-  return readFileSync("/proc/self/net/dev", "utf8")
-    .split("\n")
-    .some((line) => line.trim().startsWith(`${name}:`));
-}
-
-function checkMachineConfig(config: MachineConfig): void {
+function checkMachineConfig(config: MachineConfig, balloonMib: number | undefined): void {
   const { vcpu_count, mem_size_mib, smt, cpu_template, huge_pages } = config;
   if (vcpu_count < 1 || vcpu_count > 32 || (smt && vcpu_count !== 1 && vcpu_count % 2 !== 0)) {
     throw new Fault(
-      `Machine config error: \`vcpu_count\` is ${vcpu_count}; it has to be 1 to 32, and 1 or even when SMT is enabled.`,
+      `Machine config error: The number of vCPUs (\`vcpu_count\`) is ${vcpu_count}; it has to be 1 to 32, and 1 or even when SMT is enabled.`,
     );
   }
   if (mem_size_mib === 0 || (huge_pages !== "None" && mem_size_mib % 2 !== 0)) {
     throw new Fault(
-      `Machine config error: \`mem_size_mib\` is ${mem_size_mib}; the memory size has to be over 0 and a multiple of the page size.`,
+      `Machine config error: The memory size (\`mem_size_mib\`) is ${mem_size_mib} MiB; it has to be over 0 and a multiple of the configured page size.`,
     );
   }
-  if (huge_pages !== "None") throw unsupported(`\`huge_pages\` ${huge_pages}`);
-  if (cpu_template !== undefined && cpu_template !== "None")
-    throw unsupported(`The CPU template ${cpu_template}`);
+  if (balloonMib !== undefined && mem_size_mib < balloonMib) {
+    throw new Fault(
+      `Machine config error: The memory size (\`mem_size_mib\`) is ${mem_size_mib} MiB; the balloon device's target is ${balloonMib} MiB, and it cannot be smaller.`,
+    );
+  }
+  if (cpu_template !== undefined && cpu_template !== "None") throw unsupported("cpu_template", cpu_template);
+}
+
+/** The first and the last 256 addresses of the range are nobody's. */
+function isLinkLocal(address: string): boolean {
+  const [a, b, c] = address.split(".").map(Number);
+  return a === 169 && b === 254 && c !== 0 && c !== 255;
 }
 
 /** The devices and settings of one machine, valid at every moment. */
@@ -85,213 +64,148 @@ export class VmConfig {
   vsock: Vsock | undefined;
   entropy: Entropy | undefined;
   serial: Serial | undefined;
-  readonly #drives = new Map<string, Drive>();
-  readonly #interfaces = new Map<string, NetworkInterface>();
+  balloon: Balloon | undefined;
+  memoryHotplug: MemoryHotplug | undefined;
+  mmds: MmdsConfig | undefined;
+  readonly #drives = new DriveList();
+  readonly #interfaces = new InterfaceList();
 
-  /** In the guest's order: the root device first, then as they were put. */
+  /** In the guest's order. */
   get drives(): readonly Drive[] {
-    const all = [...this.#drives.values()];
-    return [...all.filter((one) => one.is_root_device), ...all.filter((one) => !one.is_root_device)];
+    return this.#drives.all;
   }
 
-  get interfaces(): readonly NetworkInterface[] {
-    return [...this.#interfaces.values()];
+  get interfaces(): readonly AttachedInterface[] {
+    return this.#interfaces.all;
   }
 
+  /** The drive `id` of a running machine. @throws {Fault} when there is none */
   drive(id: string): Drive {
-    const drive = this.#drives.get(id);
-    if (drive === undefined) throw new Fault(`Drive config error: there is no drive with the id ${id}.`);
+    const drive = this.#drives.find(id);
+    if (drive === undefined)
+      throw new Fault(
+        `Drive config error: Unable to patch the block device: Device not found: there is no drive ${id}.`,
+      );
     return drive;
   }
 
-  setMachine(config: MachineConfig): void {
-    checkMachineConfig(config);
-    this.machine = config;
-  }
-
-  patchMachine(patch: MachineConfigPatch): void {
-    const given = Object.fromEntries(Object.entries(patch).filter(([, value]) => value !== undefined));
-    if (Object.keys(given).length === 0) throw new Fault("Empty PATCH request.");
-    this.setMachine({ ...this.machine, ...given });
+  /** A `cpu_template` that is not given stays, `None` removes it. */
+  setMachine(patch: MachineConfigPatch): void {
+    const given = Object.entries(patch).filter(([, value]) => value !== undefined);
+    const machine: MachineConfig = { ...this.machine, ...Object.fromEntries(given) };
+    checkMachineConfig(machine, this.balloon?.amount_mib);
+    this.machine = machine.cpu_template === "None" ? { ...machine, cpu_template: undefined } : machine;
   }
 
   setBootSource(source: BootSource): void {
     try {
-      probeFile(source.kernel_image_path, true);
+      probeReadable(source.kernel_image_path);
     } catch (cause) {
       throw new Fault(`Boot source error: The kernel file cannot be opened: ${systemReason(cause)}`, {
         cause,
       });
     }
-    if (source.initrd_path !== undefined) {
-      try {
-        probeFile(source.initrd_path, true);
-      } catch (cause) {
-        throw new Fault(`Boot source error: The initrd file cannot be opened: ${systemReason(cause)}`, {
-          cause,
-        });
-      }
+    try {
+      if (source.initrd_path !== undefined) probeReadable(source.initrd_path);
+    } catch (cause) {
+      throw new Fault(`Boot source error: The initrd file cannot be opened: ${systemReason(cause)}`, {
+        cause,
+      });
     }
-    const bytes = Buffer.byteLength(source.boot_args ?? "") + 1;
-    if (bytes > maxCommandLine) {
-      throw new Fault(
-        `Boot source error: The kernel command line is invalid: \`boot_args\` has ${bytes - 1} bytes, at most ${maxCommandLine - 1} fit.`,
-      );
-    }
-    if (/[\0\n]/.test(source.boot_args ?? ""))
-      throw new Fault("Boot source error: The kernel command line is invalid: control characters.");
+    checkBootArgs(source.boot_args ?? "");
     this.bootSource = source;
   }
 
-  putDrive(pathId: string, drive: Drive): void {
-    checkId(pathId, drive.drive_id);
-    if (drive.socket !== undefined && drive.path_on_host === undefined)
-      throw unsupported("A vhost-user drive (`socket`)");
-    if (drive.path_on_host === undefined || drive.socket !== undefined) {
-      throw new Fault(
-        "Drive config error: Unable to create the virtio block device: Invalid block config: one of `path_on_host` and `socket` has to be given.",
-      );
-    }
-    refuseRateLimiter(drive.rate_limiter, "drive");
-    try {
-      probeFile(drive.path_on_host, drive.is_read_only === true);
-    } catch (cause) {
-      throw new Fault(
-        `Drive config error: Unable to create the virtio block device: Virtio backend error: Error manipulating the backing file: ${systemReason(cause)} ${drive.path_on_host}`,
-        { cause },
-      );
-    }
-    const root = [...this.#drives.values()].find((one) => one.is_root_device);
-    if (drive.is_root_device && root !== undefined && root.drive_id !== drive.drive_id)
-      throw new Fault("Drive config error: A root block device already exists!");
-    this.#roomFor(!this.#drives.has(drive.drive_id));
-    this.#drives.set(drive.drive_id, drive);
+  putDrive(drive: Drive): void {
+    this.#drives.put(drive);
   }
 
   /** Checks a change of the backing file of a running machine's drive. @returns its size in bytes */
   checkBacking(drive: Drive, path: string): number {
     try {
-      return probeFile(path, drive.is_read_only === true);
+      return probeDrive(path, drive.is_read_only === true);
     } catch (cause) {
       throw new Fault(
-        `Unable to patch the block device: Virtio backend error: Error manipulating the backing file: ${systemReason(cause)} ${path}`,
+        `Drive config error: Unable to patch the block device: Virtio backend error: Error manipulating the backing file: ${systemReason(cause)} ${path}`,
         { cause },
       );
     }
   }
 
   setBacking(id: string, path: string): void {
-    this.#drives.set(id, { ...this.drive(id), path_on_host: path });
+    this.#drives.replace({ ...this.drive(id), path_on_host: path });
   }
 
-  putInterface(pathId: string, device: NetworkInterface): void {
-    checkId(pathId, device.iface_id);
-    const { guest_mac, host_dev_name, mtu, iface_id } = device;
-    if (guest_mac !== undefined && !/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/i.test(guest_mac)) {
-      throw new Fault(
-        `Network config error: \`guest_mac\` is ${JSON.stringify(guest_mac.slice(0, 40))}; it has to be six hexadecimal bytes with colons.`,
-      );
-    }
-    if (mtu !== undefined && mtu < 68)
-      throw new Fault(`Network config error: \`mtu\` is ${mtu}; it has to be 68 to 65535.`);
-    const others = [...this.#interfaces.values()].filter((one) => one.iface_id !== iface_id);
-    if (
-      guest_mac !== undefined &&
-      others.some((one) => one.guest_mac?.toLowerCase() === guest_mac.toLowerCase())
-    )
-      throw new Fault(`Network config error: The MAC address is already in use: ${guest_mac}`);
-    if (others.some((one) => one.host_dev_name === host_dev_name)) {
-      throw new Fault(
-        `Network config error: Could not create the network device: Open tap device failed: ${host_dev_name} is busy (os error 16)`,
-      );
-    }
-    refuseRateLimiter(device.rx_rate_limiter, "network interface");
-    refuseRateLimiter(device.tx_rate_limiter, "network interface");
-    if (!/^[^/\s:,]{1,15}$/.test(host_dev_name) || !hasInterface(host_dev_name)) {
-      throw new Fault(
-        `Network config error: Could not create the network device: Open tap device failed: there is no interface ${JSON.stringify(host_dev_name.slice(0, 40))} in this network namespace`,
-      );
-    }
-    this.#roomFor(!this.#interfaces.has(iface_id));
-    this.#interfaces.set(iface_id, device);
+  /** What limits a drive of a running machine from now on. */
+  setDriveLimiter(id: string, limiter: RateLimiter | undefined): void {
+    this.#drives.replace({ ...this.drive(id), rate_limiter: limiter });
   }
 
-  setEntropy(entropy: Entropy): void {
-    refuseRateLimiter(entropy.rate_limiter, "entropy device");
-    this.entropy = entropy;
+  /** What limits an interface of a running machine from now on: a bucket that is not given stays. */
+  patchInterfaceLimits(patch: NetworkInterfacePatch): void {
+    this.#interfaces.patchLimits(patch);
   }
 
-  setSerial(serial: Serial): void {
-    if (serial.rate_limiter !== undefined) throw unsupported("A rate limiter of the serial device");
-    this.serial = serial;
+  putPmem(pmem: Pmem): never {
+    if (pmem.root_device && this.#drives.hasRoot)
+      throw new Fault("Pmem config error: The root device is a block device already; there can be one only.");
+    throw unsupported("pmem");
+  }
+
+  /** An interface that takes another's place begins without metadata service. */
+  putInterface(device: NetworkInterface): void {
+    const { mmds } = this;
+    try {
+      this.#interfaces.put(device);
+    } finally {
+      const left = mmds?.network_interfaces.filter((id) => id !== device.iface_id) ?? [];
+      if (mmds !== undefined)
+        this.mmds = left.length === 0 ? undefined : { ...mmds, network_interfaces: left };
+    }
+  }
+
+  setCpuConfig({ kvm_capabilities, cpuid_modifiers, msr_modifiers }: CpuConfig): void {
+    if (kvm_capabilities.length + cpuid_modifiers.length + msr_modifiers.length > 0)
+      throw unsupported("cpu-config");
+  }
+
+  setBalloon(balloon: Balloon): void {
+    if (balloon.amount_mib > this.machine.mem_size_mib) {
+      throw new Fault(
+        `Balloon config error: Amount of pages requested is too large: \`amount_mib\` is ${balloon.amount_mib}, the machine has ${this.machine.mem_size_mib} MiB.`,
+      );
+    }
+    if (balloon.free_page_hinting) throw unsupported("free_page_hinting");
+    this.balloon = balloon;
+  }
+
+  setMemoryHotplug(memory: MemoryHotplug): void {
+    checkMemoryHotplug(memory);
+    throw unsupported("hotplug/memory");
+  }
+
+  setMmds(mmds: MmdsConfig): void {
+    const refuse = (why: string): Fault => new Fault(`MMDS config error: ${why}`);
+    if (mmds.ipv4_address !== undefined && !isLinkLocal(mmds.ipv4_address))
+      throw refuse(`The IPv4 address (\`ipv4_address\`) ${mmds.ipv4_address} is not link local.`);
+    if (mmds.network_interfaces.length === 0)
+      throw refuse("The list of network interface IDs (`network_interfaces`) is empty.");
+    const unknown = mmds.network_interfaces.find((id) => !this.#interfaces.has(id));
+    if (unknown !== undefined)
+      throw refuse(`\`network_interfaces\` has an ID that is no network interface's: ${unknown}.`);
+    this.mmds = mmds;
   }
 
   get deviceCount(): number {
-    const others = (this.vsock === undefined ? 0 : 1) + (this.entropy === undefined ? 0 : 1);
-    return this.#drives.size + this.#interfaces.size + others;
-  }
-
-  #roomFor(isNew: boolean): void {
-    if (isNew && this.deviceCount >= maxDevices - 2)
-      throw new Fault(`No room for another device: the machine has ${maxDevices} slots.`);
+    const single = [this.vsock, this.entropy, this.balloon, this.memoryHotplug];
+    return this.drives.length + this.interfaces.length + single.filter((one) => one !== undefined).length;
   }
 
   /** The kernel's command line, with what the VMM itself adds. */
   get commandLine(): string {
-    const parts = [this.bootSource?.boot_args ?? defaultBootArgs, "pci=off"];
-    const root = this.drives.find((one) => one.is_root_device);
-    if (root !== undefined) {
-      const device = root.partuuid === undefined ? "/dev/vda" : `PARTUUID=${root.partuuid}`;
-      parts.push(`root=${device}`, root.is_read_only === true ? "ro" : "rw");
-    }
-    return parts.filter((part) => part !== "").join(" ");
-  }
-
-  /** As GET /machine-config shows it. */
-  describeMachine(): object {
-    const { vcpu_count, mem_size_mib, smt, track_dirty_pages, huge_pages } = this.machine;
-    return { vcpu_count, mem_size_mib, smt, track_dirty_pages, huge_pages };
-  }
-
-  /** As GET /vm/config shows it, and as a config file may have it. */
-  describe(): object {
-    const source = this.bootSource;
-    return {
-      balloon: null,
-      "boot-source": {
-        kernel_image_path: source?.kernel_image_path ?? "",
-        initrd_path: source?.initrd_path ?? null,
-        boot_args: source?.boot_args ?? null,
-      },
-      "cpu-config": null,
-      drives: this.drives.map((drive) => ({
-        drive_id: drive.drive_id,
-        partuuid: drive.partuuid ?? null,
-        is_root_device: drive.is_root_device,
-        cache_type: drive.cache_type,
-        is_read_only: drive.is_read_only ?? false,
-        path_on_host: drive.path_on_host ?? null,
-        rate_limiter: null,
-        io_engine: drive.io_engine ?? "Sync",
-        socket: null,
-      })),
-      entropy: this.entropy === undefined ? null : { rate_limiter: null },
-      logger: null,
-      "machine-config": this.describeMachine(),
-      "memory-hotplug": null,
-      metrics: null,
-      "mmds-config": null,
-      "network-interfaces": this.interfaces.map((device) => ({
-        iface_id: device.iface_id,
-        host_dev_name: device.host_dev_name,
-        guest_mac: device.guest_mac ?? null,
-        mtu: device.mtu ?? null,
-        rx_rate_limiter: null,
-        tx_rate_limiter: null,
-      })),
-      pmem: [],
-      vsock:
-        this.vsock === undefined ? null : { guest_cid: this.vsock.guest_cid, uds_path: this.vsock.uds_path },
-    };
+    return kernelCommandLine(
+      this.bootSource?.boot_args,
+      this.drives.find((one) => one.is_root_device),
+    );
   }
 }

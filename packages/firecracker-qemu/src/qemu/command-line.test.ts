@@ -17,7 +17,7 @@ function withDrives(count: number, rootAt = -1): VmConfig {
   config.setBootSource({ kernel_image_path: disk, initrd_path: undefined, boot_args: "quiet" });
   for (let n = 0; n < count; n++) {
     const body = { drive_id: `d${n}`, is_root_device: n === rootAt, path_on_host: disk, is_read_only: n > 0 };
-    config.putDrive(`d${n}`, parseStrict(JSON.stringify(body), driveBody));
+    config.putDrive(parseStrict(JSON.stringify(body), driveBody));
   }
   return config;
 }

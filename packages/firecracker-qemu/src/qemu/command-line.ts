@@ -1,5 +1,7 @@
-// The QEMU command line of a machine: a pure function of its configuration. Virtio-mmio devices only, nothing by default.
+// The QEMU command line of a machine: a pure function of its configuration. Virtio-mmio devices only, nothing by default, and no
+// path that QEMU would have to open: files and sockets are there already, or are abstract sockets.
 import type { VmConfig } from "../machine/vm-config.ts";
+import type { Drive } from "../schema/bodies.ts";
 
 export type Accelerator = "kvm" | "tcg";
 
@@ -8,28 +10,55 @@ const slots = { small: 8, large: 24 };
 
 /** The descriptor of QEMU's control socket in its process */
 export const controlFd = 3;
+/** The descriptor of the socket by which device registers are written after a restore */
+export const registerFd = 4;
+/** The first descriptor of a file */
+export const firstFileFd = 5;
 
-/** The descriptor of the file that stands in for a drive's while its size changes */
-export const resizeFd = 4;
-/** The file node above it */
+/** The file node that stands in for a drive's while its size changes */
 export const resizeNode = "resize";
 
-/** A value in one of QEMU's comma-separated options: a comma in it is written twice. */
-function escaped(value: string): string {
-  return value.replaceAll(",", ",,");
-}
+const firstBusAddress = 0xfeb0_0000;
+const busBytes = 512;
+
+/** What has been prepared for QEMU: descriptors by their number in its process, abstract sockets by name. */
+export type Wiring = {
+  readonly memoryFd: number;
+  /** undefined for a machine that is restored */
+  readonly kernel: { readonly fd: number; readonly initrdFd: number | undefined } | undefined;
+  /** What an emulated machine's kernel is told of its time stamp counter */
+  readonly tscKhz: number | undefined;
+  /** By drive id */
+  readonly driveFds: ReadonlyMap<string, number>;
+  /** Stands in for a read-only drive's file while its size changes */
+  readonly resizeFd: number;
+  readonly vsockSocket: string | undefined;
+  /** By interface id */
+  readonly netSockets: ReadonlyMap<string, string>;
+  readonly macs: ReadonlyMap<string, string>;
+  readonly monitorSocket: string;
+  readonly serial:
+    | { readonly to: "stdio" }
+    | { readonly to: "file"; readonly fd: number }
+    | { readonly to: "socket"; readonly socket: string };
+};
 
 /** The node name of drive `id`'s format layer, which stays when its file is exchanged. */
 export function driveNode(id: string): string {
   return `drive-${id}`;
 }
 
-/** The options of a file node, as QMP's blockdev-add takes them. */
-export function fileNode(name: string, path: string, isReadOnly: boolean, isUnsafe: boolean): object {
+/** The name of drive `id`'s device. */
+export function driveDevice(id: string): string {
+  return `blk-${id}`;
+}
+
+/** The options of a file node for descriptor set `set`, as QMP's blockdev-add takes them. */
+export function fileNode(name: string, set: number, isReadOnly: boolean, isUnsafe: boolean): object {
   return {
     driver: "file",
     "node-name": name,
-    filename: path,
+    filename: `/dev/fdset/${set}`,
     "read-only": isReadOnly,
     // Images are shared read-only by many machines; who writes is its caller's care, as it is with Firecracker.
     locking: "off",
@@ -48,120 +77,149 @@ export function formatNode(id: string, file: string, isReadOnly: boolean, isUnsa
   };
 }
 
+/** The file node that a drive begins with. */
+export function firstFileNode({ drive_id: id }: Drive): string {
+  return `file-${id}-0`;
+}
+
 /** Whether the machine has more devices than it has slots without its second IO-APIC. */
 export function needsSecondIoapic(config: VmConfig): boolean {
   return config.deviceCount > slots.small;
 }
 
-/** Whether an exchange of a drive's file may need the stand-in. */
-export function hasReadOnlyDrives(config: VmConfig): boolean {
-  return config.drives.some((drive) => drive.is_read_only === true);
+/** The slots by device name; the guest finds the highest first. */
+function busOf(config: VmConfig): ReadonlyMap<string, number> {
+  const names = [
+    ...config.drives.map(({ drive_id }) => driveDevice(drive_id)),
+    ...config.interfaces.map(({ iface_id }) => `net-${iface_id}`),
+    ...(config.vsock === undefined ? [] : ["vsock0"]),
+    ...(config.entropy === undefined ? [] : ["rng0"]),
+    ...(config.balloon === undefined ? [] : ["balloon0"]),
+  ];
+  const top = needsSecondIoapic(config) ? slots.large : slots.small;
+  return new Map(names.map((name, index) => [name, top - 1 - index]));
 }
 
-/**
- * The arguments for qemu-system-x86_64; `vhostSocket` is where the vsock device's backend listens,
- * `tscKhz` what an emulated machine's kernel is told of its time stamp counter. With the second
- * IO-APIC the serial port's interrupt never arrives in QEMU 7.2 (docs/decisions/0004), so it is only there when it must be.
- */
-export function qemuArguments(
-  config: VmConfig,
-  accelerator: Accelerator,
-  vhostSocket: string | undefined,
-  tscKhz: number | undefined,
-): readonly string[] {
+/** Where the registers of the vsock device are in the guest's memory. */
+export function vsockRegisters(config: VmConfig): number {
+  return firstBusAddress + busBytes * (busOf(config).get("vsock0") ?? 0);
+}
+
+const abstract = (id: string, socket: string): string[] => [
+  "-chardev",
+  `socket,id=${id},path=${socket},abstract=on`,
+];
+
+function machineArguments(config: VmConfig, accelerator: Accelerator, wiring: Wiring): string[] {
   const { vcpu_count: cpus, mem_size_mib: memory, smt } = config.machine;
-  const source = config.bootSource;
-  const isLarge = needsSecondIoapic(config);
-  const shared = vhostSocket === undefined ? "off" : "on";
-  const args = [
+  const ioapic2 = needsSecondIoapic(config) ? "on" : "off";
+  return [
     "-M",
-    `microvm,acpi=on,pcie=off,ioapic2=${isLarge ? "on" : "off"},memory-backend=ram,auto-kernel-cmdline=off`,
+    `microvm,acpi=on,pcie=off,ioapic2=${ioapic2},memory-backend=ram,auto-kernel-cmdline=off`,
     "-object",
-    `memory-backend-memfd,id=ram,size=${memory}M,share=${shared}`,
-    "-m",
-    `${memory}M`,
-    "-accel",
-    accelerator,
-    "-cpu",
-    "max",
-    "-smp",
-    smt && cpus > 1 ? `${cpus},cores=${cpus / 2},threads=2` : `${cpus}`,
-    "-nodefaults",
-    "-no-user-config",
-    "-display",
-    "none",
+    `memory-backend-file,id=ram,size=${memory}M,mem-path=/proc/self/fd/${wiring.memoryFd},share=on`,
+    ...["-m", `${memory}M`, "-accel", accelerator, "-cpu", "max"],
+    ...["-smp", smt && cpus > 1 ? `${cpus},cores=${cpus / 2},threads=2` : `${cpus}`],
+    ...["-nodefaults", "-no-user-config", "-display", "none"],
+    ...["-global", "virtio-mmio.force-legacy=false"],
+    // Firecracker's keyboard controller: for Ctrl-Alt-Del, and for the reset of `reboot=k`.
+    ...["-device", "i8042"],
     // A reset ends the machine; a power-off leaves the VMM running, as it does with Firecracker on x86.
-    "-action",
-    "reboot=shutdown,shutdown=pause",
-    "-sandbox",
-    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-    "-chardev",
-    `socket,id=control,fd=${controlFd}`,
-    "-mon",
-    "chardev=control,mode=control",
-    "-S",
-    "-kernel",
-    source?.kernel_image_path ?? "",
-    "-append",
-    tscKhz === undefined || /\btsc_early_khz=/.test(config.commandLine)
-      ? config.commandLine
-      : `${config.commandLine} tsc_early_khz=${tscKhz}`,
-  ];
-  if (source?.initrd_path !== undefined) args.push("-initrd", source.initrd_path);
-  const serial = config.serial?.serial_out_path;
-  args.push(
-    "-chardev",
-    serial === undefined ? "stdio,id=serial,signal=off" : `file,id=serial,path=${escaped(serial)}`,
-    "-serial",
-    "chardev:serial",
-  );
-  if (hasReadOnlyDrives(config)) {
-    const node = fileNode(resizeNode, "/dev/fdset/1", false, true);
-    args.push("-add-fd", `fd=${resizeFd},set=1`, "-blockdev", JSON.stringify(node));
-  }
-  // The guest finds the highest bus first.
-  let bus = isLarge ? slots.large : slots.small;
-  const nextBus = (): string => {
-    bus -= 1;
-    return `virtio-mmio-bus.${bus}`;
-  };
-  for (const drive of config.drives) {
-    const isReadOnly = drive.is_read_only === true;
-    const isUnsafe = drive.cache_type === "Unsafe";
-    const file = `file-${drive.drive_id}-0`;
-    args.push(
-      "-blockdev",
-      JSON.stringify(fileNode(file, drive.path_on_host ?? "", isReadOnly, isUnsafe)),
-      "-blockdev",
-      JSON.stringify(formatNode(drive.drive_id, file, isReadOnly, isUnsafe)),
-      "-device",
-      `virtio-blk-device,id=blk-${drive.drive_id},drive=${driveNode(drive.drive_id)},bus=${nextBus()}`,
-    );
-  }
-  for (const device of config.interfaces) {
-    const mac = device.guest_mac === undefined ? "" : `,mac=${device.guest_mac}`;
-    const mtu = device.mtu === undefined ? "" : `,host_mtu=${device.mtu}`;
-    args.push(
-      "-netdev",
-      `tap,id=tap-${device.iface_id},ifname=${escaped(device.host_dev_name)},script=no,downscript=no`,
-      "-device",
-      `virtio-net-device,id=net-${device.iface_id},netdev=tap-${device.iface_id},bus=${nextBus()}${mac}${mtu}`,
-    );
-  }
-  if (vhostSocket !== undefined) {
-    args.push(
+    ...["-action", "reboot=shutdown,shutdown=pause"],
+    ...["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
+    ...["-chardev", `socket,id=control,fd=${controlFd}`, "-mon", "chardev=control,mode=control"],
+    ...abstract("files", wiring.monitorSocket),
+    ...["-mon", "chardev=files,mode=control"],
+    ...[
       "-chardev",
-      `socket,id=vsock,path=${escaped(vhostSocket)}`,
-      "-device",
-      `vhost-user-vsock-device,id=vsock0,chardev=vsock,bus=${nextBus()}`,
+      `socket,id=registers,fd=${registerFd}`,
+      "-object",
+      "qtest,id=registers,chardev=registers",
+    ],
+    "-S",
+  ];
+}
+
+function kernelArguments(config: VmConfig, { kernel, tscKhz }: Wiring): string[] {
+  if (kernel === undefined) return ["-incoming", "defer"];
+  const { commandLine } = config;
+  const line =
+    tscKhz === undefined || /\btsc_early_khz=/.test(commandLine)
+      ? commandLine
+      : `${commandLine} tsc_early_khz=${tscKhz}`;
+  const initrd = kernel.initrdFd === undefined ? [] : ["-initrd", `/proc/self/fd/${kernel.initrdFd}`];
+  return ["-kernel", `/proc/self/fd/${kernel.fd}`, "-append", line, ...initrd];
+}
+
+function serialArguments({ serial }: Wiring): string[] {
+  const attach = ["-serial", "chardev:serial"];
+  switch (serial.to) {
+    case "stdio":
+      return ["-chardev", "stdio,id=serial,signal=off", ...attach];
+    case "file": {
+      const set = ["-add-fd", `fd=${serial.fd},set=${serial.fd}`];
+      return [...set, "-chardev", `file,id=serial,path=/dev/fdset/${serial.fd}`, ...attach];
+    }
+    case "socket":
+      return [...abstract("serial", serial.socket), ...attach];
+  }
+}
+
+function driveArguments(drive: Drive, bus: string, fd: number): string[] {
+  const isReadOnly = drive.is_read_only === true;
+  const isUnsafe = drive.cache_type === "Unsafe";
+  const file = firstFileNode(drive);
+  const { drive_id: id } = drive;
+  return [
+    ...["-add-fd", `fd=${fd},set=${fd}`],
+    ...["-blockdev", JSON.stringify(fileNode(file, fd, isReadOnly, isUnsafe))],
+    ...["-blockdev", JSON.stringify(formatNode(id, file, isReadOnly, isUnsafe))],
+    ...["-device", `virtio-blk-device,id=${driveDevice(id)},drive=${driveNode(id)},bus=${bus}`],
+  ];
+}
+
+/** What virtio-rng gives in a time: Firecracker's bandwidth bucket. */
+function entropyLimit(config: VmConfig): string {
+  const bucket = config.entropy?.rate_limiter?.bandwidth;
+  if (bucket === undefined || bucket.size === 0 || bucket.refill_time === 0) return "";
+  return `,max-bytes=${bucket.size},period=${bucket.refill_time}`;
+}
+
+/** The arguments for qemu-system-x86_64. */
+export function qemuArguments(config: VmConfig, accelerator: Accelerator, wiring: Wiring): readonly string[] {
+  const buses = busOf(config);
+  const bus = (name: string): string => `virtio-mmio-bus.${buses.get(name) ?? ""}`;
+  const args = [
+    ...machineArguments(config, accelerator, wiring),
+    ...kernelArguments(config, wiring),
+    ...serialArguments(wiring),
+    ...["-add-fd", `fd=${wiring.resizeFd},set=${wiring.resizeFd}`],
+    ...["-blockdev", JSON.stringify(fileNode(resizeNode, wiring.resizeFd, false, true))],
+  ];
+  for (const drive of config.drives) {
+    const name = driveDevice(drive.drive_id);
+    args.push(...driveArguments(drive, bus(name), wiring.driveFds.get(drive.drive_id) ?? -1));
+  }
+  for (const { iface_id: id, mtu } of config.interfaces) {
+    const more = `,mac=${wiring.macs.get(id) ?? ""}${mtu === undefined ? "" : `,host_mtu=${mtu}`}`;
+    args.push(
+      ...abstract(`tap-${id}`, wiring.netSockets.get(id) ?? ""),
+      ...["-netdev", `vhost-user,id=tap-${id},chardev=tap-${id}`, "-device"],
+      `virtio-net-device,id=net-${id},netdev=tap-${id},ctrl_guest_offloads=off,bus=${bus(`net-${id}`)}${more}`,
     );
   }
-  if (config.entropy !== undefined)
-    args.push(
-      "-object",
-      "rng-builtin,id=rng",
-      "-device",
-      `virtio-rng-device,id=rng0,rng=rng,bus=${nextBus()}`,
-    );
+  if (wiring.vsockSocket !== undefined) {
+    args.push(...abstract("vsock", wiring.vsockSocket), "-device");
+    args.push(`vhost-user-vsock-device,id=vsock0,chardev=vsock,bus=${bus("vsock0")}`);
+  }
+  if (config.entropy !== undefined) {
+    args.push("-object", "rng-builtin,id=rng", "-device");
+    args.push(`virtio-rng-device,id=rng0,rng=rng,bus=${bus("rng0")}${entropyLimit(config)}`);
+  }
+  if (config.balloon !== undefined) {
+    const { deflate_on_oom, free_page_reporting } = config.balloon;
+    const flags = `deflate-on-oom=${deflate_on_oom ? "on" : "off"},free-page-reporting=${free_page_reporting ? "on" : "off"}`;
+    args.push("-device", `virtio-balloon-device,id=balloon0,${flags},bus=${bus("balloon0")}`);
+  }
   return args;
 }

@@ -1,7 +1,9 @@
-// One QEMU: started paused, spoken to by QMP over a socket pair that nobody else can reach, killed with this process.
+// One QEMU: started paused and confined, spoken to by QMP over a socket pair that nobody else can reach, killed with this process.
 import { type ChildProcess, spawn } from "node:child_process";
 import { Duplex } from "node:stream";
-import { controlFd } from "./command-line.ts";
+import { controlFd, registerFd } from "./command-line.ts";
+import { nativeProgram } from "./native.ts";
+import type { QemuUser } from "./qemu-user.ts";
 import { QmpClient, type QmpEvent } from "./qmp-client.ts";
 
 const program = "qemu-system-x86_64";
@@ -14,25 +16,36 @@ export type QemuEnd = {
 };
 
 export type QemuProcess = {
-  readonly pid: number;
   readonly qmp: QmpClient;
+  /** Where device registers are read and written (QEMU's qtest protocol) */
+  readonly registers: Duplex;
   readonly ended: Promise<QemuEnd>;
   kill(): Promise<void>;
 };
 
+function confinement(user: QemuUser | undefined): string[] {
+  const ids = user === undefined ? [] : ["--uid", `${user.uid}`, "--gid", `${user.gid}`];
+  const groups = user?.groups.flatMap((group) => ["--group", `${group}`]) ?? [];
+  return ["confine", ...ids, ...groups, "--parent", `${process.pid}`, "--"];
+}
+
 /**
- * Starts QEMU; resolves when it has built the machine, which is paused. Its standard input and output are ours;
- * `resizeFd` is there under the number `resizeFd` of command-line.ts.
+ * Starts QEMU; resolves when it has built the machine, which is paused. `files` are there from the descriptor `firstFileFd` on.
  * @throws {Error} with what QEMU said when it ends before that
  */
 export async function startQemu(
   args: readonly string[],
   onEvent: (event: QmpEvent) => void,
-  options: { readonly stdio?: "inherit" | "ignore"; readonly resizeFd?: number } = {},
+  options: {
+    readonly stdio?: "inherit" | "ignore";
+    readonly files?: readonly number[];
+    readonly user?: QemuUser | undefined;
+  } = {},
 ): Promise<QemuProcess> {
-  const { stdio = "inherit", resizeFd = "ignore" } = options;
-  const child: ChildProcess = spawn("setpriv", ["--pdeathsig", "KILL", "--", program, ...args], {
-    stdio: [stdio, stdio, "pipe", "pipe", resizeFd],
+  const { stdio = "inherit", files = [], user } = options;
+  const child: ChildProcess = spawn(nativeProgram, [...confinement(user), program, ...args], {
+    stdio: [stdio, stdio, "pipe", "pipe", "pipe", ...files],
+    env: { PATH: process.env["PATH"] },
   });
   let said = "";
   child.stderr?.on("data", (chunk: Buffer) => {
@@ -46,11 +59,13 @@ export async function startQemu(
     child.kill("SIGKILL");
     await ended;
   };
-  const control = child.stdio[controlFd];
-  if (!(control instanceof Duplex) || child.pid === undefined) {
+  const [control, registers] = [child.stdio[controlFd], child.stdio[registerFd]];
+  if (!(control instanceof Duplex) || !(registers instanceof Duplex)) {
     const { said: why } = await ended;
     throw new Error(`${program} cannot be started: ${why}`);
   }
+  // Its end is QEMU's.
+  registers.on("error", () => {});
   const qmp = new QmpClient(control, onEvent);
   try {
     await qmp.open();
@@ -59,5 +74,5 @@ export async function startQemu(
     const { said: why } = await ended;
     throw new Error(why === "" ? `${program} ended before it could be spoken to` : why, { cause });
   }
-  return { pid: child.pid, qmp, ended, kill };
+  return { qmp, registers, ended, kill };
 }

@@ -2,14 +2,11 @@
 // host, and then it never boots: so it is told. Measured once a boot of the host.
 import { spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { readMemory, writeMemory } from "./memory.ts";
-
-const native =
-  process.env["TINDERBOX_NATIVE"] ?? join(import.meta.dirname, "../../../../bin/tinderbox-native");
+import { nativeProgram } from "./native.ts";
 
 function measure(): number | undefined {
-  const result = spawnSync(native, ["tsc-khz"], { encoding: "utf8", timeout: 2_000 });
+  const result = spawnSync(nativeProgram, ["tsc-khz"], { encoding: "utf8", timeout: 2_000 });
   const khz = Number(result.stdout);
   if (result.status === 0 && khz > 100_000) return khz;
   // Without that program: exact in a virtual machine, near enough elsewhere.

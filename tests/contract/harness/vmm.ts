@@ -1,0 +1,132 @@
+// One process of the program under test, in a directory of its own that goes with it.
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { program, programArgs } from "./binary.ts";
+import { Connection, type HttpAnswer, request } from "./connection.ts";
+
+const startMs = 20_000;
+const endMs = 30_000;
+
+/** How a process ended. */
+export type End = { readonly exitCode: number | null; readonly signal: string | null };
+
+/** Starts the program without expecting anything of it. */
+export function spawnProgram(args: readonly string[], cwd?: string): ChildProcess {
+  return spawn(program, [...programArgs, ...args], { cwd, stdio: ["pipe", "pipe", "pipe"] });
+}
+
+/** A started VMM. */
+export class Vmm {
+  /** Where it runs, and where its files may be */
+  readonly directory: string;
+  readonly socket: string;
+  readonly child: ChildProcess;
+  readonly ended: Promise<End>;
+  /** All it has said on standard output and error, the guest's console included */
+  output = "";
+  #connection: Connection | undefined;
+  #wake = (): void => {};
+
+  private constructor(directory: string, args: readonly string[]) {
+    this.directory = directory;
+    this.socket = join(directory, "api.sock");
+    this.child = spawnProgram(["--api-sock", this.socket, ...args], directory);
+    for (const stream of [this.child.stdout, this.child.stderr])
+      stream?.setEncoding("utf8").on("data", (text: string) => {
+        this.output += text;
+        this.#wake();
+      });
+    this.child.stdin?.on("error", () => {});
+    this.ended = new Promise((resolve) => {
+      this.child.once("close", (exitCode, signal) => {
+        this.#wake();
+        resolve({ exitCode, signal });
+      });
+    });
+  }
+
+  /** Starts one and waits until it listens; `prepare` fills its directory first. */
+  static async start(
+    args: readonly string[] = [],
+    prepare: (directory: string) => readonly string[] = () => [],
+  ): Promise<Vmm> {
+    const directory = mkdtempSync("/tmp/contract-");
+    const vmm = new Vmm(directory, [...args, ...prepare(directory)]);
+    const deadline = performance.now() + startMs;
+    for (;;) {
+      try {
+        vmm.#connection = await Connection.open(vmm.socket);
+        return vmm;
+      } catch (cause) {
+        if (vmm.child.exitCode !== null || vmm.child.signalCode !== null || performance.now() > deadline) {
+          await vmm.stop();
+          throw new Error(`the program does not listen: ${vmm.output}`, { cause });
+        }
+        // The socket's file appears before anybody listens: there is no event to wait for.
+        await new Promise((resolve) => setTimeout(resolve, 2));
+      }
+    }
+  }
+
+  /** Sends one request on a connection that is kept. @throws when there is no answer */
+  async send(method: string, path: string, body?: string | Buffer): Promise<HttpAnswer> {
+    this.#connection ??= await Connection.open(this.socket);
+    this.#connection.write(request(method, path, body));
+    const answer = await this.#connection.answer();
+    if (answer === undefined)
+      throw new Error(`no answer to ${method} ${path}; it said: ${this.output.slice(-2000)}`);
+    return answer;
+  }
+
+  /** The JSON that a GET shows. */
+  async get(path: string): Promise<unknown> {
+    const { status, text } = await this.send("GET", path);
+    if (status !== 200) throw new Error(`GET ${path}: ${status} ${text}`);
+    return JSON.parse(text);
+  }
+
+  /** Sends a request that has to succeed without a body. */
+  async put(path: string, body: object, method = "PUT"): Promise<void> {
+    const { status, text } = await this.send(method, path, JSON.stringify(body));
+    if (status !== 204) throw new Error(`${method} ${path} ${JSON.stringify(body)}: ${status} ${text}`);
+  }
+
+  /** Resolves when `pattern` is in the output from `from` on. @throws when it ends before, or after `ms` */
+  async said(pattern: RegExp, from = 0, ms = 120_000): Promise<RegExpExecArray> {
+    const deadline = AbortSignal.timeout(ms);
+    for (;;) {
+      const found = pattern.exec(this.output.slice(from));
+      if (found !== null) return found;
+      if (this.child.exitCode !== null || this.child.signalCode !== null || deadline.aborted)
+        throw new Error(`${String(pattern)} was not said: ${this.output.slice(-3000)}`);
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+        deadline.onabort = () => resolve();
+      });
+    }
+  }
+
+  /** Its end, which has to come by itself. */
+  async end(): Promise<End> {
+    const limit = Promise.withResolvers<never>();
+    const timer = setTimeout(() => limit.reject(new Error(`it runs on: ${this.output.slice(-2000)}`)), endMs);
+    try {
+      return await Promise.race([this.ended, limit.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Kills it if need be, and removes its directory. */
+  async stop(): Promise<void> {
+    this.#connection?.close();
+    this.child.kill("SIGKILL");
+    await this.ended;
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+}
