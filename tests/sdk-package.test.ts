@@ -99,6 +99,39 @@ describe("the packed SDK", () => {
     }
   });
 
+  test("what its readme and its pages show compiles against it", () => {
+    const pages = readdirSync(join(root, "docs/sdk")).map((name) => join(root, "docs/sdk", name));
+    const examples = [join(packageDirectory, "README.md"), ...pages].flatMap((page) =>
+      [...readFileSync(page, "utf8").matchAll(/^```ts\n(.*?)^```$/gms)].map(([, code = ""]) => code),
+    );
+    assert.ok(examples.length >= 4, `${examples.length} examples`);
+    const files = examples.map((code, index) => {
+      writeFileSync(join(project, `shown-${index}.ts`), code);
+      return `shown-${index}.ts`;
+    });
+    const tsc = join(root, "node_modules/typescript/bin/tsc");
+    const options = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2023", "--lib"];
+    const types = [
+      "es2023,esnext.disposable",
+      "--typeRoots",
+      join(root, "node_modules/@types"),
+      "--types",
+      "node",
+    ];
+    run(process.execPath, [tsc, ...options, ...types, ...files], project);
+  });
+
+  test("its API pages are made, and nothing that is exported lacks its comment", () => {
+    const typedoc = join(root, "tools/typedoc/node_modules/typedoc/bin/typedoc");
+    const out = join(work, "api");
+    run(
+      process.execPath,
+      [typedoc, "--options", join(root, "tools/typedoc/typedoc.json"), "--out", out],
+      root,
+    );
+    assert.match(readFileSync(join(out, "functions/launchMachine.html"), "utf8"), /Starts a VMM/);
+  });
+
   const nodes = [process.execPath, ...(existsSync(node22) ? [node22] : [])];
   for (const node of nodes) {
     test(`Node ${run(node, ["--version"], root).stdout.trim()} imports every export`, () => {

@@ -34,7 +34,7 @@ export class Jail implements AsyncDisposable {
   /** One staging after the other: names are chosen by what is there. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  /** Goes on with a jail from its record; {@link makeJail} makes a new one. */
+  /** Goes on with a jail from its record; `jailedSpawner` makes a new one at the launch. */
   constructor(record: JailRecord, keepRecord: KeepRecord = writeJailRecord) {
     this.#record = record;
     this.#keepRecord = keepRecord;
@@ -169,7 +169,7 @@ export class Jail implements AsyncDisposable {
     this.#record = next;
   }
 
-  /** Removes it with everything in it; see {@link removeJail}. */
+  /** Removes it with everything in it; see `removeJail`. */
   async remove(): Promise<void> {
     await this.#turn;
     await removeJail(this.#record);
