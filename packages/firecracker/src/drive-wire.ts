@@ -48,4 +48,9 @@ export type PmemWire = {
 };
 
 /** Other limits for a pmem device, after start; since 1.16. */
-export type PmemPatchWire = { readonly id: string; readonly rate_limiter?: RateLimiterWire };
+export type PmemPatchWire = {
+  /** Of a device that is there */
+  readonly id: string;
+  /** Limits; absent buckets stay as they are */
+  readonly rate_limiter?: RateLimiterWire;
+};

@@ -29,7 +29,12 @@ export type JournalRecord = {
 };
 
 /** A machine that was found alive: `adoptMachine` takes it. */
-export type LiveRecord = JournalRecord & { readonly identity: VmmIdentity; readonly journal: JournalEntry };
+export type LiveRecord = JournalRecord & {
+  /** It lives */
+  readonly identity: VmmIdentity;
+  /** Its place in the journal */
+  readonly journal: JournalEntry;
+};
 
 /** What a journal was found to hold. */
 export type Recovery = {
@@ -38,7 +43,12 @@ export type Recovery = {
   /** Ids of machines that were dead; what they left is removed */
   readonly cleaned: readonly string[];
   /** Records that cannot be read or whose leftovers cannot be removed, with the reason; they stay */
-  readonly failed: readonly { readonly id: string; readonly cause: unknown }[];
+  readonly failed: readonly {
+    /** Of the record */
+    readonly id: string;
+    /** Why */
+    readonly cause: unknown;
+  }[];
 };
 
 async function writeDurably(directory: string, name: string, text: string): Promise<void> {

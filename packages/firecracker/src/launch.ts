@@ -41,7 +41,14 @@ export type ProcessOptions = {
 };
 
 /** What to start: a plain child process, or what a spawner starts (a jail). */
-export type LaunchOptions = ProcessOptions & (DirectSpawnerOptions | { readonly spawner: VmmSpawner });
+export type LaunchOptions = ProcessOptions &
+  (
+    | DirectSpawnerOptions
+    | {
+        /** Used for one launch */
+        readonly spawner: VmmSpawner;
+      }
+  );
 
 /** @internal */
 export function spawnerOf(options: LaunchOptions): VmmSpawner {

@@ -4,7 +4,14 @@
  */
 
 /** Times of one kind since the line before. */
-export type LatencyWire = { readonly min_us: number; readonly max_us: number; readonly sum_us: number };
+export type LatencyWire = {
+  /** Shortest */
+  readonly min_us: number;
+  /** Longest */
+  readonly max_us: number;
+  /** All together */
+  readonly sum_us: number;
+};
 
 /** Numbers by name. */
 export type MetricGroupWire = { readonly [name: string]: number | LatencyWire };
@@ -114,7 +121,10 @@ export type MetricsRecordWire = {
   /** With `properties` */
   readonly properties?: Readonly<Record<string, string>>;
   /** µs from the start of the process */
-  readonly api_server: MetricGroupWire & { readonly process_startup_time_us: number };
+  readonly api_server: MetricGroupWire & {
+    /** From the start of the process to the API */
+    readonly process_startup_time_us: number;
+  };
   /** The balloon */
   readonly balloon: MetricGroupWire;
   /** All drives together */
@@ -129,13 +139,21 @@ export type MetricsRecordWire = {
   readonly latencies_us: LatenciesWire;
   /** What could not be written */
   readonly logger: MetricGroupWire & {
+    /** Records of metrics */
     readonly missed_metrics_count: number;
+    /** Lines of the log */
     readonly missed_log_count: number;
   };
   /** The VMM */
-  readonly vmm: MetricGroupWire & { readonly panic_count: number };
+  readonly vmm: MetricGroupWire & {
+    /** Panics */
+    readonly panic_count: number;
+  };
   /** The system call filter */
-  readonly seccomp: MetricGroupWire & { readonly num_faults: number };
+  readonly seccomp: MetricGroupWire & {
+    /** System calls it stopped */
+    readonly num_faults: number;
+  };
   /** One drive, by its id */
   readonly [drive: `block_${string}`]: BlockMetricsWire;
   /** One interface, by its id */

@@ -48,6 +48,7 @@ export class OutputStream extends Readable {
     if (this.#wanted && this.#queue.length === 0) this.push(null);
   }
 
+  /** @internal */
   override _read(): void {
     this.#wanted = true;
     while (this.#wanted) {
@@ -59,6 +60,7 @@ export class OutputStream extends Readable {
     if (this.#wanted && this.#ended) this.push(null);
   }
 
+  /** @internal */
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
     this.#release();
     this.#queue = [];

@@ -14,7 +14,12 @@ export type RateLimit = {
   /** Operations a second, or `1000/s`; "unlimited" takes a limit back in a PATCH */
   readonly ops?: number | string;
   /** What may go beyond the rate, once in the device's life. @default nothing */
-  readonly burst?: { readonly bandwidth?: ByteAmount; readonly ops?: number };
+  readonly burst?: {
+    /** Needs a limit in `bandwidth` */
+    readonly bandwidth?: ByteAmount;
+    /** Needs a limit in `ops` */
+    readonly ops?: number;
+  };
   /** ms that one bucket full lasts: a short one is smooth, a long one lets more through at once. @default 100 */
   readonly refillMs?: number;
 };

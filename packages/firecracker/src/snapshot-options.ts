@@ -18,7 +18,15 @@ export type SnapshotLoadOptions = {
    * The guest's memory: a file that stays unchanged for the VM's life (any number of machines can share it), or the
    * socket of a page fault handler that already listens (`spawnPageFaultHandler`).
    */
-  readonly memory: { readonly file: string } | { readonly pageFaultSocket: string };
+  readonly memory:
+    | {
+        /** Host path */
+        readonly file: string;
+      }
+    | {
+        /** Host path */
+        readonly pageFaultSocket: string;
+      };
   /** Interface id to the name of its tap now; since 1.12 */
   readonly taps?: Readonly<Record<string, string>>;
   /** Host path of its vsock's socket now; must not exist; since 1.16. @default where it was, which must be free */

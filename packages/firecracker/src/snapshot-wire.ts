@@ -33,9 +33,17 @@ export type SnapshotLoadWire = {
   /** @deprecated `track_dirty_pages` from 1.13 */
   readonly enable_diff_snapshots?: boolean;
   /** Other taps for its interfaces; since 1.12 */
-  readonly network_overrides?: readonly { readonly iface_id: string; readonly host_dev_name: string }[];
+  readonly network_overrides?: readonly {
+    /** Of an interface in the snapshot */
+    readonly iface_id: string;
+    /** Its tap now */
+    readonly host_dev_name: string;
+  }[];
   /** Another socket for its vsock; since 1.16 */
-  readonly vsock_override?: { readonly uds_path: string };
+  readonly vsock_override?: {
+    /** Must not exist */
+    readonly uds_path: string;
+  };
   /** Whether the guest's clock jumps to now (x86, host kernel >= 5.16). @default false; since 1.14.4 and 1.15.1 */
   readonly clock_realtime?: boolean;
   /** @default "Snapshot", what it was; since 1.17 */

@@ -2,7 +2,14 @@
 import { FirecrackerArgumentError } from "./errors.ts";
 
 /** `X.Y.Z`; a suffix (`-dev`, `-alpha.1`) is not looked at, so a development build counts as its release. */
-export type VmmVersion = { readonly major: number; readonly minor: number; readonly patch: number };
+export type VmmVersion = {
+  /** X */
+  readonly major: number;
+  /** Y */
+  readonly minor: number;
+  /** Z */
+  readonly patch: number;
+};
 
 /** Reads `1.16.1`, `v1.17.0-dev` and the like. @throws {FirecrackerArgumentError} FC_ARGUMENT */
 export function parseVmmVersion(text: string): VmmVersion {

@@ -18,7 +18,10 @@ export type InstanceInfoWire = {
 };
 
 /** `X.Y.Z`, perhaps with a suffix such as `-dev` */
-export type VersionWire = { readonly firecracker_version: string };
+export type VersionWire = {
+  /** `X.Y.Z`, with a suffix for a development build */
+  readonly firecracker_version: string;
+};
 
 /** Processors and memory. */
 export type MachineConfigWire = {
@@ -55,30 +58,60 @@ export type CpuConfigWire = {
   readonly kvm_capabilities?: readonly string[];
   /** x86 */
   readonly cpuid_modifiers?: readonly {
+    /** Number as text, `0x1` */
     readonly leaf: string;
+    /** Number as text */
     readonly subleaf: string;
+    /** KVM's flags for the leaf */
     readonly flags: number;
+    /** Of its registers */
     readonly modifiers: readonly {
+      /** Which */
       readonly register: "eax" | "ebx" | "ecx" | "edx";
+      /** Its bits */
       readonly bitmap: CpuBitmap;
     }[];
   }[];
   /** x86 */
-  readonly msr_modifiers?: readonly { readonly addr: string; readonly bitmap: CpuBitmap }[];
+  readonly msr_modifiers?: readonly {
+    /** Number as text */
+    readonly addr: string;
+    /** Its bits */
+    readonly bitmap: CpuBitmap;
+  }[];
   /** arm */
-  readonly reg_modifiers?: readonly { readonly addr: string; readonly bitmap: CpuBitmap }[];
+  readonly reg_modifiers?: readonly {
+    /** KVM's id of the register, as text */
+    readonly addr: string;
+    /** Its bits */
+    readonly bitmap: CpuBitmap;
+  }[];
   /** arm */
-  readonly vcpu_features?: readonly { readonly index: number; readonly bitmap: CpuBitmap }[];
+  readonly vcpu_features?: readonly {
+    /** Word of the features */
+    readonly index: number;
+    /** Its bits */
+    readonly bitmap: CpuBitmap;
+  }[];
 };
 
 /** A source of entropy for the guest; `{}` for one without limits. */
-export type EntropyWire = { readonly rate_limiter?: RateLimiterWire };
+export type EntropyWire = {
+  /** @default none */
+  readonly rate_limiter?: RateLimiterWire;
+};
 
 /** InstanceStart before start, once; the others after it; SendCtrlAltDel on x86 only. */
-export type ActionWire = { readonly action_type: "InstanceStart" | "FlushMetrics" | "SendCtrlAltDel" };
+export type ActionWire = {
+  /** Which */
+  readonly action_type: "InstanceStart" | "FlushMetrics" | "SendCtrlAltDel";
+};
 
 /** What the VM shall do; asking twice is no failure. */
-export type VmStateWire = { readonly state: "Paused" | "Resumed" };
+export type VmStateWire = {
+  /** Which */
+  readonly state: "Paused" | "Resumed";
+};
 
 /** The whole configuration, as `--config-file` takes it. */
 export type VmConfigWire = {

@@ -7,7 +7,12 @@ import { OutputLog } from "./output-log.ts";
 import { isVmmAlive, type VmmIdentity } from "./process-identity.ts";
 
 /** How a process ended; both null when nobody can know, since it was no child of ours. */
-export type ExitStatus = { readonly exitCode: number | null; readonly signal: NodeJS.Signals | null };
+export type ExitStatus = {
+  /** null when a signal ended it */
+  readonly exitCode: number | null;
+  /** null when it ended by itself */
+  readonly signal: NodeJS.Signals | null;
+};
 
 /** One process, until its end. */
 export interface VmmProcess {

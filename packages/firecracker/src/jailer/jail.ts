@@ -175,6 +175,7 @@ export class Jail implements AsyncDisposable {
     await removeJail(this.#record);
   }
 
+  /** As `remove`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.remove();
   }

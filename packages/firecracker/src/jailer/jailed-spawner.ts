@@ -24,11 +24,23 @@ export type JailPaths = Pick<VmmSpawner, "toVmmPath" | "toHostPath"> & {
 /** A spawner for `launchMachine`, with its jail. */
 export type JailedSpawner = VmmSpawner & JailPaths;
 
+const exists = (path: string): Promise<boolean> =>
+  lstat(path).then(
+    () => true,
+    () => false,
+  );
+
 /** What the VMM may do with a path, and how it is staged for that. */
 async function translate(jail: Jail, hostPath: string, use: PathUse): Promise<string> {
   const path = resolve(hostPath);
   const { root } = jail.record;
-  if (path.startsWith(`${root}/`)) return path.slice(root.length);
+  if (path.startsWith(`${root}/`)) {
+    const jailPath = path.slice(root.length);
+    // Something we put there ourselves: a config file, a FIFO. What was staged has the owner it should have.
+    const isStaged = jail.record.stagedFiles.some((file) => file.jailPath === jailPath);
+    if (use !== "bind" && !isStaged && (await exists(path))) await jail.giveToJail(jailPath);
+    return jailPath;
+  }
   switch (use) {
     case "read":
       return await jail.stage(path, { access: "ro" });
@@ -37,11 +49,7 @@ async function translate(jail: Jail, hostPath: string, use: PathUse): Promise<st
       return await jail.stage(path, { access: "rw" });
     case "output": {
       // Made here, so that the file the VMM writes to is the one that was asked for.
-      const missing = await lstat(path).then(
-        () => false,
-        () => true,
-      );
-      if (missing) await writeFile(path, "", { flag: "wx", mode: 0o600 });
+      if (!(await exists(path))) await writeFile(path, "", { flag: "wx", mode: 0o600 });
       return await jail.stage(path, { access: "rw" });
     }
     case "bind":
