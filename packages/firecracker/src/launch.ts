@@ -4,7 +4,12 @@ import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
 import { FirecrackerClient } from "./api-client.ts";
 import { configFileContent, type MachineConfiguration } from "./configuration.ts";
-import { FirecrackerArgumentError, FirecrackerLaunchError, FirecrackerTimeoutError } from "./errors.ts";
+import {
+  FirecrackerArgumentError,
+  FirecrackerExitedError,
+  FirecrackerLaunchError,
+  FirecrackerTimeoutError,
+} from "./errors.ts";
 import type { MachineJournal } from "./journal.ts";
 import { type Leftover, removeLeftovers } from "./leftovers.ts";
 import { ConfigurableMachine, RunningMachine } from "./machine.ts";
@@ -13,7 +18,7 @@ import { signalVmm, type VmmIdentity, vmmIdentity } from "./process-identity.ts"
 import { socketReady } from "./socket-ready.ts";
 import { type DirectSpawnerOptions, directSpawner, type VmmSpawner } from "./spawner.ts";
 import { checkInstanceId, type VmmFlags, vmmArguments } from "./vmm-arguments.ts";
-import { childProcess, type ExitStatus, foundProcess, type VmmProcess } from "./vmm-process.ts";
+import { childProcess, type ExitStatus, exitedError, foundProcess, type VmmProcess } from "./vmm-process.ts";
 import { readVmmVersion } from "./vmm-version.ts";
 
 /** How a VMM is run and followed, however it is spawned. */
@@ -163,7 +168,8 @@ async function spawnVmm(
     return foundProcess(await spawner.findVmm({ pid, exited }, signal), spawner.apiSocket, spawned);
   } catch (cause) {
     signalVmm(spawned.identity, "SIGKILL");
-    throw cause;
+    // What the jailer said of it is in the outputs.
+    throw cause instanceof FirecrackerExitedError ? exitedError(spawned, cause, cause) : cause;
   }
 }
 
