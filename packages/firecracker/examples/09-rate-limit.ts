@@ -33,7 +33,6 @@ await main(async () => {
   const limited = await read(0);
   console.log(`4 MiB at 2 MiB/s: ${limited.toFixed(2)} s`);
   await machine.api.patchDrive({ drive_id: "data", rate_limiter: rateLimiter({ bandwidth: "unlimited" }) });
-  const unlimited = await read(8);
-  console.log(`4 MiB without a limit: ${unlimited.toFixed(2)} s`);
-  console.log(limited > unlimited ? "the limit was felt" : "the limit was not felt");
+  console.log(`4 MiB without a limit: ${(await read(8)).toFixed(2)} s`);
+  console.log(`the limit was ${limited > 1 ? "felt" : "not felt"}`);
 });
