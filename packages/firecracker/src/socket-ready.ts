@@ -2,7 +2,7 @@
 import { existsSync, type FSWatcher, watch } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { createConnection } from "node:net";
-import { dirname } from "node:path";
+import { dirname, relative } from "node:path";
 
 /** Whether a socket accepts: now, soon (it is bound), or its file is not there yet. */
 export type SocketProbe = (path: string) => Promise<"ready" | "soon" | "absent">;
@@ -63,7 +63,10 @@ export async function socketReady(
         if (deepest === watched) return;
         watcher?.close();
         try {
-          watcher = watch(deepest, attempt);
+          const next = relative(deepest, path).split("/")[0];
+          watcher = watch(deepest, (_event, name) => {
+            if (name === null || name === next) attempt();
+          });
         } catch (cause) {
           // Gone between the look and the watch: look again.
           if ((cause as NodeJS.ErrnoException).code === "ENOENT") continue;
