@@ -66,3 +66,47 @@ test("FirecrackerClient: order, lengths, faults and aborts over a real socket", 
   server.once("request", () => abort.abort(new Error("enough")));
   await assert.rejects(hanging, /enough/);
 });
+
+test("FirecrackerClient: a call that is given up while it waits is not sent; the state is asked again before a refusal", async (t) => {
+  const directory = mkdtempSync("/tmp/fc-api-");
+  t.after(() => rmSync(directory, { recursive: true }));
+  const seen: string[] = [];
+  let state = "Not started";
+  let release: (() => void) | undefined;
+  const server = createServer((incoming, answer) => {
+    seen.push(`${incoming.method} ${incoming.url}`);
+    incoming.resume();
+    if (incoming.url === "/") return answer.end(JSON.stringify({ state }));
+    if (incoming.url === "/version") return answer.end('{"firecracker_version":"1.17.0-dev"}');
+    if (incoming.url === "/mmds" && incoming.method === "GET") {
+      release = () => answer.end("{}");
+      return;
+    }
+    return answer.writeHead(204).end();
+  });
+  const socketPath = join(directory, "s");
+  await new Promise<void>((resolve) => server.listen(socketPath, resolve));
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  using client = new FirecrackerClient(socketPath);
+  const slow = client.mmds();
+  const late = client.putMmds({}, { timeoutMs: 30 });
+  const abort = new AbortController();
+  const aborted = client.patchMmds({}, { signal: abort.signal });
+  const next = client.vmmVersion();
+  await assert.rejects(late, { code: "FC_TIMEOUT", message: /PUT \/mmds: no answer in 30 ms/ });
+  abort.abort(new Error("enough"));
+  await assert.rejects(aborted, /enough/);
+  release?.();
+  assert.deepEqual(await slow, {});
+  assert.equal(await next, "1.17.0-dev");
+  assert.deepEqual(seen, ["GET /mmds", "GET /version"]);
+  await assert.rejects(client.patchDrive({ drive_id: "a" }), { code: "FC_STATE" });
+  // Somebody else has started it.
+  state = "Running";
+  await client.patchDrive({ drive_id: "a" });
+  await assert.rejects(client.putBootSource({ kernel_image_path: "/k" }), { code: "FC_STATE" });
+  assert.deepEqual(seen.slice(2), ["GET /", "GET /", "GET /", "PATCH /drives/a", "GET /"]);
+});

@@ -9,7 +9,7 @@ import { type TestContext, test } from "node:test";
 import { adoptMachine } from "./adopt.ts";
 import { MachineJournal } from "./journal.ts";
 import { launchMachine } from "./launch.ts";
-import { bootId, isVmmAlive, signalVmm } from "./process-identity.ts";
+import { bootId, findVmms, isVmmAlive, signalVmm } from "./process-identity.ts";
 
 const node = process.execPath;
 const program = join(import.meta.dirname, "../../firecracker-qemu/src/main.ts");
@@ -123,21 +123,31 @@ test("MachineJournal: a reused pid, another boot, a broken record: nobody is tou
         ...more,
       }),
     );
-  const bystander = spawn("sleep", ["100"]);
+  const bystander = spawn("sleep", ["100"], { stdio: "ignore" });
   await once(bystander, "spawn");
   const stat = readFileSync(`/proc/${bystander.pid}/stat`, "latin1");
   const startTime = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
   write("reused", { identity: { pid: bystander.pid, startTime: "1" } });
   write("rebooted", { identity: { pid: bystander.pid, startTime }, bootId: "another" });
+  // Two that look alike, and one of them is not ours: neither is taken.
+  const twins = [1, 2].map(() =>
+    spawn(node, ["-e", "setInterval(() => {}, 1000)", "--", "--id", "twin"], { stdio: "ignore" }),
+  );
+  await Promise.all(twins.map((twin) => once(twin, "spawn")));
+  while (findVmms(["--id", "twin"]).length < 2) await new Promise((resolve) => setImmediate(resolve));
+  t.after(() => {
+    for (const twin of twins) twin.kill("SIGKILL");
+  });
+  write("twin", {});
   writeFileSync(join(directory, "broken.json"), '{"id":"broken"');
   writeFileSync(join(directory, ".half.json.1.tmp"), "{");
   writeFileSync(file, "");
   const { live, cleaned, failed } = await journal.recover();
   assert.deepEqual(
-    [live, cleaned.toSorted(), failed.map(({ id }) => id)],
-    [[], ["rebooted", "reused"], ["broken"]],
+    [live, cleaned.toSorted(), failed.map(({ id }) => id).toSorted()],
+    [[], ["rebooted", "reused"], ["broken", "twin"]],
   );
-  assert.deepEqual(readdirSync(directory), ["broken.json"]);
+  assert.deepEqual(readdirSync(directory), ["broken.json", "twin.json"]);
   assert.equal(bystander.exitCode, null);
   bystander.kill("SIGKILL");
   assert.deepEqual(await once(bystander, "exit"), [null, "SIGKILL"]);

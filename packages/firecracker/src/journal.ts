@@ -187,5 +187,10 @@ function livingIdentity(record: JournalRecord): VmmIdentity | undefined {
   // Start times count from the boot: those of another one mean nothing.
   if (record.bootId !== bootId()) return undefined;
   if (record.identity !== undefined) return isVmmAlive(record.identity) ? record.identity : undefined;
-  return findVmms(record.commandMark, record.rootDirectory)[0];
+  const [found, ...more] = findVmms(record.commandMark, record.rootDirectory);
+  if (more.length > 0)
+    throw new FirecrackerLaunchError(
+      `which process is machine ${record.id}? ${[found, ...more].map((vmm) => vmm?.pid).join(", ")} look like it`,
+    );
+  return found;
 }

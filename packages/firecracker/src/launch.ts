@@ -194,7 +194,7 @@ async function launchCore(
   const entry = await journal?.begin({
     id: spawner.id,
     apiSocket: spawner.apiSocket,
-    commandMark: ["--id", spawner.id],
+    commandMark: spawner.commandMark ?? ["--id", spawner.id],
     rootDirectory: spawner.rootDirectory,
     vsockPath: extras.vsockPath,
     leftovers,

@@ -70,11 +70,11 @@ test("openMetricsFifo: records until the writer's end; unread ones are bounded; 
   assert.equal(existsSync(path), false);
 });
 
-test("openRecordFifo: 300 of them leave no descriptor", async (t) => {
+test("openRecordFifo: 100 of them leave no descriptor", async (t) => {
   const directory = mkdtempSync("/tmp/fc-fifo-");
   t.after(() => rmSync(directory, { recursive: true }));
   const before = readdirSync("/proc/self/fd").length;
-  for (let index = 0; index < 300; index++) {
+  for (let index = 0; index < 100; index++) {
     await using fifo = await openRecordFifo(join(directory, "f"), (line) => line, 10);
     assert.ok(fifo.path);
   }

@@ -4,17 +4,17 @@
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { FirecrackerLaunchError } from "./errors.ts";
+import { FirecrackerLaunchError, FirecrackerTimeoutError } from "./errors.ts";
 import { type Leftover, removeLeftovers } from "./leftovers.ts";
 import { exists } from "./machine-core.ts";
 import { vmmIdentity } from "./process-identity.ts";
 import { killProcess } from "./shutdown.ts";
-import { socketReady } from "./socket-ready.ts";
+import { isListed, socketReady } from "./socket-ready.ts";
 import { childProcess, type ExitStatus, whileAlive } from "./vmm-process.ts";
 
 /** What to start as the handler. */
 export type PageFaultHandlerOptions = {
-  /** Host path of the socket that it shall listen on; must not exist */
+  /** Host path of the socket that it shall listen on, bound by this very name; must not exist */
   readonly socketPath: string;
   /** Program */
   readonly file: string;
@@ -40,6 +40,7 @@ export type PageFaultHandler = AsyncDisposable & {
  * Starts a handler and waits until it listens.
  * @throws {FirecrackerLaunchError} FC_LAUNCH when it cannot be started or its path exists
  * @throws {FirecrackerExitedError} FC_EXITED when it ends before it listens
+ * @throws {FirecrackerTimeoutError} FC_TIMEOUT
  */
 export async function spawnPageFaultHandler(options: PageFaultHandlerOptions): Promise<PageFaultHandler> {
   const { socketPath, file, args, signal } = options;
@@ -56,14 +57,22 @@ export async function spawnPageFaultHandler(options: PageFaultHandlerOptions): P
     await removeLeftovers(leftovers);
   };
   const settled = new AbortController();
-  const limits = [settled.signal, AbortSignal.timeout(options.readyTimeoutMs ?? 10_000)];
+  const milliseconds = options.readyTimeoutMs ?? 10_000;
+  const timeout = AbortSignal.timeout(milliseconds);
+  const limits = [settled.signal, timeout, ...(signal ? [signal] : [])];
   try {
     await whileAlive(
       handler,
-      socketReady(socketPath, AbortSignal.any(signal ? [signal, ...limits] : limits)),
+      // Not by connecting: a handler accepts one connection, the VMM's.
+      socketReady(socketPath, AbortSignal.any(limits), isListed),
     );
   } catch (cause) {
     await end();
+    if (timeout.aborted && !signal?.aborted)
+      throw new FirecrackerTimeoutError(
+        `${file}: does not listen on ${socketPath} after ${milliseconds} ms`,
+        cause,
+      );
     throw cause;
   } finally {
     settled.abort();

@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
-import { socketReady } from "./socket-ready.ts";
+import { isListed, socketReady } from "./socket-ready.ts";
 
 test("socketReady: woken by the socket, also in folders that come later; ends with the signal's reason", async (t) => {
   const directory = mkdtempSync("/tmp/fc-ready-");
@@ -21,6 +21,16 @@ test("socketReady: woken by the socket, also in folders that come later; ends wi
   t.after(() => server.close());
   await ready;
   await socketReady(path, AbortSignal.timeout(10_000));
+  // Known without a connection, too.
+  let connections = 0;
+  server.on("connection", () => connections++);
+  await socketReady(path, AbortSignal.timeout(10_000), isListed);
+  await step();
+  assert.equal(connections, 0);
+  const late = socketReady(join(directory, "late.sock"), AbortSignal.timeout(10_000), isListed);
+  const second = createServer().listen(join(directory, "late.sock"));
+  t.after(() => second.close());
+  await late;
   const abort = new AbortController();
   const never = socketReady(join(directory, "other/sock"), abort.signal);
   abort.abort(new Error("enough"));

@@ -28,6 +28,8 @@ export interface VmmSpawner {
   readonly apiSocket: string;
   /** The VMM's root directory on the host, for a jailed one: by it a lost process is known again */
   readonly rootDirectory?: string;
+  /** Arguments in a row by which its process is known when it was not yet written down. @default `--id` and the id */
+  readonly commandMark?: readonly string[];
   /** The command that starts it with these options; adds `--id` and `--api-sock`. Pure. */
   command(vmmArguments: readonly string[]): VmmCommand;
   /** What the VMM must be told for a host path; a jail puts the file there first. @throws when it cannot be reached from there */
@@ -65,20 +67,14 @@ export type DirectSpawnerOptions = {
 export function directSpawner(options: DirectSpawnerOptions): VmmSpawner {
   const { binary, apiSocket, id, env, cwd } = options;
   checkInstanceId(id);
+  const names = ["--api-sock", apiSocket, "--id", id];
   return {
     id,
     binary,
     apiSocket,
+    commandMark: names,
     command(vmmArguments) {
-      const [file = binary, ...args] = [
-        ...(options.spawnPrefix ?? []),
-        binary,
-        "--api-sock",
-        apiSocket,
-        "--id",
-        id,
-        ...vmmArguments,
-      ];
+      const [file = binary, ...args] = [...(options.spawnPrefix ?? []), binary, ...names, ...vmmArguments];
       return { file, args, env, cwd };
     },
     toVmmPath: (path) => path,

@@ -1,6 +1,6 @@
 /** A VMM's process: a child of ours, or one found by its pid (after our restart, or made by a daemonized jailer). */
 import type { ChildProcess } from "node:child_process";
-import { createConnection } from "node:net";
+import { createConnection, type Socket } from "node:net";
 import type { Writable } from "node:stream";
 import { FirecrackerExitedError } from "./errors.ts";
 import { OutputLog } from "./output-log.ts";
@@ -89,7 +89,7 @@ export function childProcess(child: ChildProcess, identity: VmmIdentity): VmmPro
 
 /**
  * A process that is no child of ours. Its end is seen by a connection to its API, held open (one of the ten it
- * allows), which the kernel closes with it; only then, or where none can be had, is it looked for every 100 ms.
+ * allows), which the kernel closes with it; only where none can be had is it looked for, every 100 ms.
  */
 export function foundProcess(
   identity: VmmIdentity,
@@ -97,20 +97,25 @@ export function foundProcess(
   outputs?: Pick<VmmProcess, "stdout" | "stderr">,
 ): VmmProcess {
   const ending = new Ending();
-  const connection = createConnection(apiSocket);
-  let isKept = false;
+  let connection: Socket | undefined;
   let timer: NodeJS.Timeout | undefined;
-  connection.unref();
-  connection.on("error", () => {});
-  connection.resume();
-  const lookAgain = (ms: number): void => {
-    if (!isVmmAlive(identity)) ending.report({ exitCode: null, signal: null });
-    else {
-      timer = setTimeout(lookAgain, ms, Math.min(100, ms * 2));
+  let isKept = false;
+  const follow = (waitMs: number): void => {
+    const socket = createConnection(apiSocket);
+    connection = socket;
+    if (!isKept) socket.unref();
+    let nextMs = Math.min(100, waitMs * 2);
+    socket.on("error", () => {}).resume();
+    socket.once("connect", () => {
+      nextMs = 1;
+    });
+    socket.once("close", () => {
+      if (!isVmmAlive(identity)) return ending.report({ exitCode: null, signal: null });
+      timer = setTimeout(follow, waitMs, nextMs);
       if (!isKept) timer.unref();
-    }
+    });
   };
-  connection.once("close", () => lookAgain(1));
+  follow(1);
   return {
     identity,
     stdout: outputs?.stdout,
@@ -118,7 +123,7 @@ export function foundProcess(
     stdin: undefined,
     wait: () => {
       isKept = true;
-      connection.ref();
+      connection?.ref();
       timer?.ref();
       return new Promise((resolve) => ending.onExit(resolve));
     },
