@@ -1,7 +1,7 @@
 //! The back end's side of vhost-user (QEMU docs/interop/vhost-user.rst), for devices that live in this process: one thread a
 //! device, which serves the control socket, the rings and whatever else the device waits for.
 use super::memory::{Memory, RegionLayout};
-use super::queue::Queue;
+use super::queue::{signal_event, Queue};
 use crate::sys::{check, Socket};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -318,6 +318,10 @@ fn obey<D: Device>(socket: &Socket, rings: &mut Rings, device: &mut D, mut messa
         13 => {
             let index = message.queue(rings, message.u32_at(0)? & 0xff)?;
             rings.queues[index].call = message.fds.pop();
+            // What was signalled on the one before may have been dropped with it.
+            if let Some(call) = rings.queues[index].call.as_ref().filter(|_| rings.queues[index].is_running()) {
+                signal_event(call);
+            }
         }
         15 => answer = Some(number(PROTOCOL_LOG_SHMFD | PROTOCOL_REPLY_ACK | PROTOCOL_CONFIG)),
         17 => answer = Some(number(rings.queues.len() as u64)),
