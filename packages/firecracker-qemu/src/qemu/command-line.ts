@@ -134,7 +134,7 @@ function machineArguments(config: VmConfig, accelerator: Accelerator, wiring: Wi
       "-chardev",
       `socket,id=registers,fd=${registerFd}`,
       "-object",
-      "qtest,id=registers,chardev=registers",
+      "qtest,id=registers,chardev=registers,log=none",
     ],
     "-S",
   ];
