@@ -54,7 +54,10 @@ async function ask(request: string, to = address): Promise<string> {
 
 test("mmds V2: a token is wanted and given, then the metadata is there as JSON and as a list", async () => {
   const path = "/latest/meta-data/";
-  assert.match(await ask(`GET ${path} HTTP/1.0\nConnection: close\n`), /^HTTP\/1\.0 401 [\s\S]*No MMDS token/);
+  assert.match(
+    await ask(`GET ${path} HTTP/1.0\nConnection: close\n`),
+    /^HTTP\/1\.0 401 [\s\S]*No MMDS token/,
+  );
   const bad = await ask(`GET ${path} HTTP/1.1\nConnection: close\nX-metadata-token: nonsense\n`);
   assert.match(bad, /^HTTP\/1\.1 401 [\s\S]*not valid/);
   const put = (headers: string): Promise<string> =>

@@ -26,6 +26,7 @@ export type Beginning =
     };
 
 export type Preparation = {
+  readonly label: string;
   readonly config: VmConfig;
   readonly devices: DeviceHost;
   readonly accelerator: Accelerator;
@@ -128,6 +129,7 @@ export class RunningMachine {
       }
       const { handOver, ...network } = await wireNetwork(preparation);
       const wiring: Wiring = {
+        label: preparation.label,
         memoryFd,
         kernel,
         tscKhz: beginning.from === "kernel" ? beginning.tscKhz : undefined,

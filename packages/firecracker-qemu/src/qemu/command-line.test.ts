@@ -23,6 +23,7 @@ function withDrives(count: number, rootAt = -1): VmConfig {
 }
 
 const wiring = (tscKhz?: number): Wiring => ({
+  label: "a,b",
   memoryFd: 5,
   kernel: { fd: 6, initrdFd: undefined },
   tscKhz,
@@ -74,4 +75,5 @@ test("qemuArguments: no path of the user's is in it, so none can add an option, 
   );
   assert.ok(args.some((arg) => arg.startsWith("{") && JSON.parse(arg).filename === "/dev/fdset/7"));
   assert.ok(args.includes("/proc/self/fd/6"));
+  assert.ok(args.includes("guest=a,,b"));
 });
