@@ -117,6 +117,7 @@ async function run(options: Options, observations: Observations): Promise<void> 
   const isListening = apiSocket !== undefined;
   let api: ApiServer | undefined;
   if (isListening) {
+    if (!existsSync(apiSocket)) await machine.own(apiSocket);
     try {
       api = await serve(apiSocket, maxPayloadBytes, async (request) => {
         await prepared.promise;
