@@ -14,7 +14,7 @@ demo: build ## all set-up, then both demos of the talk and one of our own, and w
 	@node tools/demo.ts
 
 build: ## everything a host needs: launchers in bin/, the agent, the guest's kernel and initramfs
-	@tools/setup.sh packages cgroups node native vsock guest
+	@tools/setup.sh packages cgroups node native guest
 
 test: build check unit contract e2e ## all set-up, then lint, types, layers, unit, contract and end-to-end tests
 
@@ -23,11 +23,11 @@ check: ## fast: format, lint, types, layers, clippy
 	@tools/check.sh
 
 unit: ## unit tests of TypeScript and Rust
-	@tools/setup.sh packages cgroups node native vsock
+	@tools/setup.sh packages cgroups node native
 	@tools/test.sh unit
 
 contract: ## Firecracker's API against any binary: FIRECRACKER_BIN=... make contract (default: bin/firecracker-qemu)
-	@tools/setup.sh packages cgroups node native vsock guest
+	@tools/setup.sh packages cgroups node native guest
 	@tools/test.sh contract
 
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM

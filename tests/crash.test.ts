@@ -193,8 +193,8 @@ describe("killed parts", () => {
     { handler: "firecracker", what: "QEMU", pattern: () => new RegExp(`^qemu-system.*${work}`) },
     {
       handler: "firecracker",
-      what: "the vsock backend",
-      pattern: () => new RegExp(`vhost-device-vsock.*${work}`),
+      what: "its devices",
+      pattern: () => new RegExp(`microvm-devices.*${work}`),
     },
   ];
   for (const { handler, what, pattern } of victims) {

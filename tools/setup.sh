@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
-#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | vsock | clients | kubelet | node22 | conformance | peers | guest
+#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | clients | kubelet | node22 | conformance | peers | guest
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 root=$PWD
@@ -33,7 +33,7 @@ step() {
 
 packages() {
   local wanted=(
-    qemu-system-x86 util-linux            # the VMM behind firecracker-qemu; setpriv for its children
+    qemu-system-x86 util-linux            # the VMM behind firecracker-qemu; setpriv for tests
     crun runc                             # OCI runtimes for the host handlers; crun goes into the guest too
     squashfs-tools e2fsprogs mmdebstrap   # images as squashfs; scratch disks and rootfs.ext4
     iproute2 containernetworking-plugins iptables nftables   # pod networks
@@ -87,12 +87,6 @@ native() {
   built=$(find .cache/native -maxdepth 3 -path '*release/tinderbox-native' -type f -printf '%T@ %p\n' | sort -rn | head -n 1 | cut -d' ' -f2)
   install -m 755 "$built" bin/.tinderbox-native.new
   mv bin/.tinderbox-native.new bin/tinderbox-native
-}
-
-vsock() {
-  [ -x .cache/tools/bin/vhost-device-vsock ] && return 0
-  step "vhost-device-vsock" "vsock for QEMU guests, from crates.io" \
-    cargo install vhost-device-vsock --version 0.3.0 --locked --root .cache/tools --target-dir .cache/vhost-device-vsock
 }
 
 clients() {
@@ -160,7 +154,7 @@ guest() {
 
 for what in "$@"; do
   case $what in
-    packages | cgroups | node | native | vsock | clients | kubelet | node22 | conformance | peers | guest) "$what" ;;
+    packages | cgroups | node | native | clients | kubelet | node22 | conformance | peers | guest) "$what" ;;
     *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients kubelet node22 conformance peers guest" >&2; exit 2 ;;
   esac
 done

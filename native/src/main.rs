@@ -37,7 +37,8 @@ usage: tinderbox-native VERB ...
   notify LINE...     tells the service manager at $NOTIFY_SOCKET
   tap-attach NAME    makes the open /dev/net/tun on descriptor 3 the tap NAME, and prints its name
   send-fd NAME       hands the open file on descriptor 3 to whoever listens on the abstract socket NAME
-  microvm-devices    the devices of one firecracker-qemu that are not QEMU's own; controlled on descriptor 3
+  microvm-devices [LABEL]
+                     the devices of one firecracker-qemu that are not QEMU's own; controlled on descriptor 3
   confine [--uid N] [--gid N] [--group N]... [--parent PID] -- PROGRAM ARGS...
                      gives up privileges, then executes PROGRAM, which dies with its parent
   tsc-khz            measures the rate of this processor's time stamp counter

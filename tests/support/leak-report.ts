@@ -31,7 +31,7 @@ function processes(): string[] {
     if (!/^\d+$/.test(pid)) continue;
     try {
       const command = readFileSync(`/proc/${pid}/cmdline`, "latin1").replaceAll("\0", " ").trim();
-      const wanted = /tinderbox|firecracker|qemu-system|vhost-device-vsock|\bcrun\b|\brunc\b|docker-registry/;
+      const wanted = /tinderbox|firecracker|qemu-system|\bcrun\b|\brunc\b|docker-registry/;
       const isOurs =
         wanted.test(command) && Number(pid) !== process.pid && !/tools\/|tests\/|make /.test(command);
       if (isOurs) found.push(`${pid} ${command.slice(0, 160)}`);

@@ -77,6 +77,8 @@ struct Connection {
     is_open: bool,
     answer: VecDeque<u8>,
     ends_with_answer: bool,
+    /// Bytes were handed over that nothing was said to yet
+    awaits_answer: bool,
 }
 
 pub struct Metadata {
@@ -112,7 +114,13 @@ impl Metadata {
                 let receive = tcp::SocketBuffer::new(vec![0; RECEIVE_BYTES]);
                 let send = tcp::SocketBuffer::new(vec![0; SEND_BYTES]);
                 let handle = sockets.add(tcp::Socket::new(receive, send));
-                Connection { handle, is_open: false, answer: VecDeque::new(), ends_with_answer: false }
+                Connection {
+                    handle,
+                    is_open: false,
+                    answer: VecDeque::new(),
+                    ends_with_answer: false,
+                    awaits_answer: false,
+                }
             })
             .collect();
         let id = id.to_owned();
@@ -168,15 +176,18 @@ impl Metadata {
                 }
                 connection.answer.clear();
                 connection.ends_with_answer = false;
+                connection.awaits_answer = false;
                 // Port 80 is never refused.
                 let _ = socket.listen(PORT);
                 socket.set_timeout(Some(smoltcp::time::Duration::from_secs(60)));
                 continue;
             }
             // One request at a time: the next is read when this one's answer has gone.
-            if connection.answer.is_empty() && socket.can_recv() && !connection.ends_with_answer {
+            let is_free = connection.answer.is_empty() && !connection.awaits_answer && !connection.ends_with_answer;
+            if is_free && socket.can_recv() {
                 let bytes = socket.recv(|bytes| (bytes.len(), hex(bytes))).unwrap_or_default();
                 connection.is_open = true;
+                connection.awaits_answer = true;
                 self.events.send(serde_json::json!({
                     "event": "metadata", "interface": self.id, "connection": index, "bytes": bytes
                 }));
@@ -189,17 +200,19 @@ impl Metadata {
                 }
             }
             let has_guest_closed = socket.state() == tcp::State::CloseWait && !socket.can_recv();
-            if connection.answer.is_empty() && (connection.ends_with_answer || has_guest_closed) {
+            let is_idle = connection.answer.is_empty() && !connection.awaits_answer;
+            if is_idle && (connection.ends_with_answer || has_guest_closed) {
                 socket.close();
             }
         }
     }
 
-    /// Sends an answer on a connection; `is_last` closes it.
+    /// Sends an answer on a connection, which may be empty: more of the request is wanted. `is_last` closes it.
     pub fn answer(&mut self, index: usize, bytes: &[u8], is_last: bool) {
         if let Some(connection) = self.connections.get_mut(index).filter(|one| one.is_open) {
             connection.answer.extend(bytes);
             connection.ends_with_answer |= is_last;
+            connection.awaits_answer = false;
         }
     }
 

@@ -69,9 +69,9 @@ impl Queue {
                 used: memory.at_user(used, size * 8 + 6)?,
             })
         })();
-        let Some(rings) =
-            found.filter(|rings| rings.available.start as usize % 2 == 0 && rings.used.start as usize % 4 == 0)
-        else {
+        let Some(rings) = found.filter(|rings| {
+            rings.available.start.cast::<u16>().is_aligned() && rings.used.start.cast::<u32>().is_aligned()
+        }) else {
             return false;
         };
         self.next_used = rings.used.read_u16(2);

@@ -1,7 +1,7 @@
 //! The back end's side of vhost-user (QEMU docs/interop/vhost-user.rst), for devices that live in this process: one thread a
 //! device, which serves the control socket, the rings and whatever else the device waits for.
 use super::memory::{Memory, RegionLayout};
-use super::queue::Queue;
+use super::queue::{signal_event, Queue};
 use crate::sys::{check, Socket};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -318,8 +318,15 @@ fn obey<D: Device>(socket: &Socket, rings: &mut Rings, device: &mut D, mut messa
         13 => {
             let index = message.queue(rings, message.u32_at(0)? & 0xff)?;
             rings.queues[index].call = message.fds.pop();
+            // What was signalled on the one before may have been dropped with it.
+            if let Some(call) = rings.queues[index].call.as_ref().filter(|_| rings.queues[index].is_running()) {
+                signal_event(call);
+            }
         }
-        15 => answer = Some(number(PROTOCOL_LOG_SHMFD | PROTOCOL_REPLY_ACK | PROTOCOL_CONFIG)),
+        15 => {
+            let config = if device.config().is_empty() { 0 } else { PROTOCOL_CONFIG };
+            answer = Some(number(PROTOCOL_LOG_SHMFD | PROTOCOL_REPLY_ACK | config));
+        }
         17 => answer = Some(number(rings.queues.len() as u64)),
         18 => {
             let index = message.queue(rings, message.u32_at(0)?)?;
@@ -333,7 +340,8 @@ fn obey<D: Device>(socket: &Socket, rings: &mut Rings, device: &mut D, mut messa
             let mut config = device.config();
             config.resize(config.len().max((offset + size).min(MAX_PAYLOAD)), 0);
             let part = config.get(offset..offset + size).ok_or_else(|| invalid("no such configuration"))?;
-            answer = Some([&message.payload[..12], part].concat());
+            let head = message.payload.get(..12).ok_or_else(|| invalid("a vhost-user message is too short"))?;
+            answer = Some([head, part].concat());
         }
         // Owner, reset, log descriptor, error descriptor, protocol features, RARP, MTU, configuration: nothing to do.
         3 | 4 | 7 | 14 | 16 | 19 | 20 | 25 | 34 => {}

@@ -154,7 +154,6 @@ impl Vsock {
     /// Waits for what the connection needs now, and sends what it has.
     fn settle(&mut self, rings: &Rings, key: Key) {
         let Some(connection) = self.connections.get_mut(&key) else { return };
-        connection.note_lack_of_credit();
         let wanted = connection.wanted();
         if wanted != connection.watched {
             let fd = connection.stream.as_raw_fd();

@@ -42,7 +42,8 @@ pub struct Connection {
     host_port: u32,
     must_request: bool,
     must_update_credit: bool,
-    must_request_credit: bool,
+    /// The guest was asked for credit and has given none yet
+    has_asked_for_credit: bool,
     has_input: bool,
     to_host: VecDeque<u8>,
     /// Bytes the host has taken, and what the guest was told of that
@@ -90,7 +91,7 @@ impl Connection {
             host_port,
             must_request: is_from_host,
             must_update_credit: false,
-            must_request_credit: false,
+            has_asked_for_credit: false,
             has_input: false,
             to_host: VecDeque::new(),
             forwarded: 0,
@@ -108,6 +109,9 @@ impl Connection {
     fn take_credit(&mut self, header: &Header) {
         self.guest_buffer = header.buf_alloc;
         self.guest_forwarded = header.fwd_cnt;
+        if self.credit() > 0 {
+            self.has_asked_for_credit = false;
+        }
     }
 
     fn credit(&self) -> u32 {
@@ -124,7 +128,7 @@ impl Connection {
         if self.state == State::Dead {
             return events;
         }
-        if self.guest_receives() && !self.has_input && !self.must_request_credit {
+        if self.guest_receives() && !self.has_input {
             events |= libc::EPOLLIN as u32;
         }
         if !self.to_host.is_empty() {
@@ -154,7 +158,7 @@ impl Connection {
             if self.credit() > 0 {
                 return Next::Data(self.credit() as usize);
             }
-            if self.must_request_credit {
+            if !self.has_asked_for_credit {
                 return packet(OP_CREDIT_REQUEST);
             }
         }
@@ -162,13 +166,6 @@ impl Connection {
             return packet(OP_CREDIT_UPDATE);
         }
         Next::Nothing
-    }
-
-    /// Out of credit with bytes to send: asks the guest once.
-    pub fn note_lack_of_credit(&mut self) {
-        if self.has_input && self.guest_receives() && self.credit() == 0 {
-            self.must_request_credit = true;
-        }
     }
 
     /// The header of a packet of this connection. Whatever is sent tells the guest its credit.
@@ -201,11 +198,7 @@ impl Connection {
                 self.state = State::HostClosed { is_told: true };
                 self.deadline = Some(Instant::now() + PATIENCE);
             }
-            OP_CREDIT_REQUEST => {
-                self.must_request_credit = false;
-                self.has_input = false;
-                self.deadline = None;
-            }
+            OP_CREDIT_REQUEST => self.has_asked_for_credit = true,
             OP_RST => return true,
             _ => {}
         }
@@ -242,9 +235,7 @@ impl Connection {
             (OP_SHUTDOWN, State::GuestClosed { receive, send }) => self.guest_closes(header, receive, send),
             (OP_SHUTDOWN, State::HostClosed { .. }) => self.state = State::Dead,
             (OP_CREDIT_REQUEST, _) => self.must_update_credit = true,
-            (OP_CREDIT_UPDATE, _) => {
-                self.must_request_credit = false;
-            }
+            (OP_CREDIT_UPDATE, _) => {}
             _ => self.state = State::Dead,
         }
     }

@@ -111,12 +111,13 @@ async function run(options: Options, observations: Observations): Promise<void> 
   const config = readOption("configuration", options.configFile);
   const metadataText = readOption("mmds content", options.metadataFile);
   const mmds = new MmdsStore(options.mmdsLimitBytes);
-  const machine = new Microvm(mmds, observations);
+  const machine = new Microvm(options.apiSocket ?? options.id, mmds, observations);
   const { apiSocket, maxPayloadBytes, id } = options;
   const prepared = Promise.withResolvers<void>();
   const isListening = apiSocket !== undefined;
   let api: ApiServer | undefined;
   if (isListening) {
+    if (!existsSync(apiSocket)) await machine.own(apiSocket);
     try {
       api = await serve(apiSocket, maxPayloadBytes, async (request) => {
         await prepared.promise;

@@ -47,6 +47,7 @@ const sector = 512;
 /** One machine; it is started at most once. */
 export class Microvm {
   readonly config = new VmConfig();
+  readonly #label: string;
   readonly #mmds: MmdsStore;
   readonly #observations: Observations;
   readonly #ended = Promise.withResolvers<MachineEnd>();
@@ -62,7 +63,9 @@ export class Microvm {
   /** Something was set, or tried to be, that only a boot needs: then no snapshot is loaded any more. */
   #isForBoot = false;
 
-  constructor(mmds: MmdsStore, observations: Observations) {
+  /** `label` tells people which machine a process of its is for. */
+  constructor(label: string, mmds: MmdsStore, observations: Observations) {
+    this.#label = label;
     this.#mmds = mmds;
     this.#observations = observations;
     observations.source = {
@@ -78,7 +81,7 @@ export class Microvm {
   /** The program that has the devices, started when it is first needed. */
   get #deviceHost(): DeviceHost {
     if (this.#devices === undefined) {
-      this.#devices = new DeviceHost((event) => this.#onDeviceEvent(event));
+      this.#devices = new DeviceHost(this.#label, (event) => this.#onDeviceEvent(event));
       void this.#devices.ended.then((why) => this.#end(1, why));
     }
     return this.#devices;
@@ -169,6 +172,7 @@ export class Microvm {
       );
     const machine = await RunningMachine.create(
       {
+        label: this.#label,
         config: this.config,
         devices: this.#deviceHost,
         accelerator,
@@ -205,11 +209,11 @@ export class Microvm {
       return;
     }
     const answer = this.#metadata?.receive(key, Buffer.from(String(event["bytes"]), "hex"));
-    if (answer === undefined) return;
-    const bytes = answer.bytes.toString("hex");
+    // No bytes: more of the request is to come.
+    const bytes = answer?.bytes.toString("hex") ?? "";
     // Devices that have ended end the machine.
     void this.#deviceHost
-      .request("metadata-answer", { interface: id, connection, bytes, last: answer.isLast })
+      .request("metadata-answer", { interface: id, connection, bytes, last: answer?.isLast ?? false })
       .catch(() => {});
   }
 

@@ -26,6 +26,7 @@ export type Beginning =
     };
 
 export type Preparation = {
+  readonly label: string;
   readonly config: VmConfig;
   readonly devices: DeviceHost;
   readonly accelerator: Accelerator;
@@ -128,6 +129,7 @@ export class RunningMachine {
       }
       const { handOver, ...network } = await wireNetwork(preparation);
       const wiring: Wiring = {
+        label: preparation.label,
         memoryFd,
         kernel,
         tscKhz: beginning.from === "kernel" ? beginning.tscKhz : undefined,
@@ -144,11 +146,8 @@ export class RunningMachine {
       const saved = Promise.withResolvers<void>();
       const watch = (event: QmpEvent): void => {
         if (event.name === "MIGRATION" && event.data["status"] === "completed") saved.resolve();
-        if (event.name === "MIGRATION" && event.data["status"] === "failed")
-          saved.reject(new Error("QEMU cannot read the saved state"));
         onEvent(event);
       };
-      saved.promise.catch(() => {});
       qemu = await startQemu(qemuArguments(config, accelerator, wiring), watch, { files: files.fds, user });
       const ended = qemu.ended.then(({ said }) => {
         throw new Error(`QEMU ended: ${said}`);
@@ -159,8 +158,11 @@ export class RunningMachine {
       const capabilities = ["x-ignore-shared", "events"].map((capability) => ({ capability, state: true }));
       await qemu.qmp.execute("migrate-set-capabilities", { capabilities });
       if (beginning.from === "snapshot") {
+        if (config.vsock !== undefined) await setPresent(qemu.qmp, false);
         await qemu.qmp.execute("migrate-incoming", { uri: `fd:${stateFd}` });
+        // A state that cannot be read ends QEMU, which says why.
         await Promise.race([saved.promise, ended]);
+        if (config.vsock !== undefined) await setPresent(qemu.qmp, true);
         if (beginning.vsock !== undefined) await machine.#restoreVsock(beginning.vsock);
       }
       for (const drive of config.drives) await machine.limits.set(drive.drive_id, drive.rate_limiter);

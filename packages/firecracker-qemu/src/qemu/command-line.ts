@@ -23,6 +23,8 @@ const busBytes = 512;
 
 /** What has been prepared for QEMU: descriptors by their number in its process, abstract sockets by name. */
 export type Wiring = {
+  /** For people who look at processes */
+  readonly label: string;
   readonly memoryFd: number;
   /** undefined for a machine that is restored */
   readonly kernel: { readonly fd: number; readonly initrdFd: number | undefined } | undefined;
@@ -120,6 +122,8 @@ function machineArguments(config: VmConfig, accelerator: Accelerator, wiring: Wi
     `memory-backend-file,id=ram,size=${memory}M,mem-path=/proc/self/fd/${wiring.memoryFd},share=on`,
     ...["-m", `${memory}M`, "-accel", accelerator, "-cpu", "max"],
     ...["-smp", smt && cpus > 1 ? `${cpus},cores=${cpus / 2},threads=2` : `${cpus}`],
+    // A comma in an option's value is written twice.
+    ...["-name", `guest=${wiring.label.replaceAll(",", ",,")}`],
     ...["-nodefaults", "-no-user-config", "-display", "none"],
     ...["-global", "virtio-mmio.force-legacy=false"],
     // Firecracker's keyboard controller: for Ctrl-Alt-Del, and for the reset of `reboot=k`.
@@ -134,7 +138,7 @@ function machineArguments(config: VmConfig, accelerator: Accelerator, wiring: Wi
       "-chardev",
       `socket,id=registers,fd=${registerFd}`,
       "-object",
-      "qtest,id=registers,chardev=registers",
+      "qtest,id=registers,chardev=registers,log=none",
     ],
     "-S",
   ];

@@ -34,10 +34,10 @@ export class DeviceHost {
   #pending = "";
   #next = 1;
 
-  /** `onEvent` gets what it says unasked. @throws {Error} when it cannot be started */
-  constructor(onEvent: (event: Answer) => void) {
+  /** `label` is for people, in the process's arguments; `onEvent` gets what it says unasked. @throws {Error} when it cannot be started */
+  constructor(label: string, onEvent: (event: Answer) => void) {
     this.#onEvent = onEvent;
-    this.#child = spawn(nativeProgram, ["microvm-devices"], {
+    this.#child = spawn(nativeProgram, ["microvm-devices", label], {
       stdio: ["inherit", "inherit", "inherit", "pipe"],
     });
     this.#child.once("error", (cause) => this.#end(cause.message));
