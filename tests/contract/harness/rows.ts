@@ -126,7 +126,8 @@ export function prepareFiles(directory: string): readonly string[] {
 
 /** A test: a fresh process before its start, and these rows. */
 export function sequence(name: string, rows: readonly Row[], args: readonly string[] = []): void {
-  test(name, async () => {
+  // The runner waits for it.
+  void test(name, async () => {
     await using vmm = await Vmm.start(args, prepareFiles);
     await runRows(vmm, rows);
   });
