@@ -1,6 +1,6 @@
 // A contract as a table: requests in order, each with what Firecracker answers. Written once, true of every program under test.
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { appendFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { isProgram, type Limited } from "./binary.ts";
@@ -100,6 +100,14 @@ function check(answer: HttpAnswer, row: Row, vmm: Vmm, what: string): void {
   }
 }
 
+/** For tools/contract-table.ts: what was asked, and what came of it. */
+function note({ send, unsupportedBy }: Row, { status, text }: HttpAnswer): void {
+  const report = process.env["CONTRACT_REPORT"];
+  if (report === undefined) return;
+  const isUnsupported = unsupportedBy !== undefined && isProgram(unsupportedBy);
+  appendFileSync(report, `${JSON.stringify({ send, status, ...(isUnsupported ? { text } : {}) })}\n`);
+}
+
 /** Sends the rows in order and checks each answer. */
 export async function runRows(vmm: Vmm, rows: readonly Row[]): Promise<void> {
   for (const row of rows) {
@@ -109,6 +117,7 @@ export async function runRows(vmm: Vmm, rows: readonly Row[]): Promise<void> {
     const what = `${row.send} ${String(body ?? "").slice(0, 300)} → ${answer.line}${answer.text.slice(0, 1000)}`;
     check(answer, row, vmm, what);
     await row.effect?.(vmm);
+    note(row, answer);
   }
 }
 
