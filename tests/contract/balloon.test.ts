@@ -26,6 +26,9 @@ sequence("balloon: before the start", [
   put("/balloon", { ...base, amount_mib: 128, deflate_on_oom: true, stats_polling_interval_s: 5 }),
   get("/balloon", { amount_mib: 128, deflate_on_oom: true, stats_polling_interval_s: 5 }),
   get("/vm/config", { balloon: { amount_mib: 128, deflate_on_oom: true } }),
+  put("/balloon", { ...base, free_page_hinting: true }, 204, { unsupportedBy: "firecracker-qemu" }),
+  put("/balloon", { ...base, free_page_reporting: true }),
+  get("/balloon", { amount_mib: 0, free_page_hinting: false, free_page_reporting: true }),
 ]);
 
 sequence("balloon: the machine's memory is not smaller than it", [
