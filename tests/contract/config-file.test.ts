@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { kernel } from "./harness/binary.ts";
+import { AnyOrder } from "./harness/contains.ts";
 import { bootArgs, Guest } from "./harness/guest.ts";
 import { afterStart, get, refused, runRows } from "./harness/rows.ts";
 import { spawnProgram } from "./harness/vmm.ts";
@@ -88,7 +89,7 @@ test("config-file: the machine runs, and its API answers what it answers after a
     get("/", { state: "Running" }),
     get("/vm/config", {
       "machine-config": { mem_size_mib: 200 },
-      drives: [{ drive_id: "r" }, { drive_id: "a", is_read_only: true }],
+      drives: new AnyOrder({ drive_id: "r" }, { drive_id: "a", is_read_only: true }),
       vsock: { guest_cid: 3, uds_path: "DIR/v" },
       entropy: { rate_limiter: null },
       logger: null,

@@ -64,7 +64,9 @@ sequence("drives: the root device is one, and first", [
   drive("a"),
   drive("r", { is_root_device: true, partuuid: "0-1" }),
   order("r", "a"),
-  get("/vm/config", { drives: [{ drive_id: "r", is_root_device: true, partuuid: "0-1" }] }),
+  get("/vm/config", {
+    drives: [{ drive_id: "r", is_root_device: true, partuuid: "0-1" }, { drive_id: "a" }],
+  }),
   wrong({ is_root_device: true }, /root block device already exists/i, "s"),
   // One that is there already cannot become another root either, but the root may cease to be one.
   wrong({ is_root_device: true }, /root block device already exists/i, "a"),

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { guestVcpus } from "./harness/binary.ts";
 import { Connection } from "./harness/connection.ts";
+import { AnyOrder } from "./harness/contains.ts";
 import { bootArgs, Guest } from "./harness/guest.ts";
 import { afterStart, get, patch, put, type Row, refused, runRows } from "./harness/rows.ts";
 
@@ -95,7 +96,7 @@ test("instance: what it is now", async () => {
     get("/machine-config", { vcpu_count: guestVcpus, mem_size_mib: 256, track_dirty_pages: true }),
     get("/vm/config", {
       "boot-source": { boot_args: bootArgs, initrd_path: "DIR/initrd" },
-      drives: [{ drive_id: "a" }, { drive_id: "r", is_read_only: true }],
+      drives: new AnyOrder({ drive_id: "a" }, { drive_id: "r", is_read_only: true }),
       "network-interfaces": [{ iface_id: "n", guest_mac: mac, mtu: 1400 }],
       vsock: { guest_cid: 7, uds_path: "DIR/vsock" },
       entropy: { rate_limiter: null },
@@ -182,7 +183,12 @@ test("devices are plugged in and out by PCI, which is not enabled", async () => 
 test("drives: PATCH gives one another file, and the guest sees its size and contents", async () => {
   const path = (id: string, name: string): Row =>
     patch(`/drives/${id}`, { drive_id: id, path_on_host: `DIR/${name}` });
-  await rows(path("a", "disk2.img"), get("/vm/config", { drives: [{ path_on_host: "DIR/disk2.img" }] }));
+  await rows(
+    path("a", "disk2.img"),
+    get("/vm/config", {
+      drives: new AnyOrder({ drive_id: "a", path_on_host: "DIR/disk2.img" }, { drive_id: "r" }),
+    }),
+  );
   await hasSectors("vda", sectorsOf(8));
   assert.equal(
     await guest.run("dd if=/dev/vda bs=512 skip=1 count=1 2>/dev/null | head -c 13"),
@@ -196,7 +202,9 @@ test("drives: PATCH gives one another file, and the guest sees its size and cont
     refused("PATCH /drives/a", { drive_id: "a", path_on_host: "DIR" }, /backing file: Is a directory/),
     refused("PATCH /drives/a", { drive_id: "a" }, /backend/),
     refused("PATCH /drives/a", { drive_id: "b", path_on_host: "DIR/disk.img" }, /id from the path/),
-    get("/vm/config", { drives: [{ path_on_host: "DIR/disk2.img" }, { path_on_host: "DIR/odd.img" }] }),
+    get("/vm/config", {
+      drives: new AnyOrder({ path_on_host: "DIR/disk2.img" }, { path_on_host: "DIR/odd.img" }),
+    }),
     path("a", "disk.img"),
     path("r", "disk2.img"),
   );
@@ -216,7 +224,7 @@ test("vm: paused, it does nothing but answer; both states can be asked for twice
   for (let round = 0; round < 50; round++) await rows(get("/", { state: "Paused" }));
   assert.doesNotMatch(guest.vmm.output.slice(from), /awake/);
   await rows(
-    get("/vm/config", { drives: [{ drive_id: "a" }, { drive_id: "r" }] }),
+    get("/vm/config", { drives: new AnyOrder({ drive_id: "a" }, { drive_id: "r" }) }),
     patch("/drives/r", { drive_id: "r", path_on_host: "DIR/disk.img" }),
     patch("/vm", { state: "Resumed" }),
     get("/", { state: "Running" }),

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { isProgram, type Limited } from "./binary.ts";
 import type { HttpAnswer } from "./connection.ts";
+import { lacks } from "./contains.ts";
 import { Vmm } from "./vmm.ts";
 
 /** One request and its answer. */
@@ -16,7 +17,7 @@ export type Row = {
   readonly status: number;
   /** What the refusal names */
   readonly says?: RegExp;
-  /** What the answer's JSON has, at least */
+  /** What the answer's JSON has: of objects the fields that are named, of arrays all elements */
   readonly shows?: object;
   /** The request used something that will go */
   readonly isDeprecated?: true;
@@ -95,8 +96,9 @@ function check(answer: HttpAnswer, row: Row, vmm: Vmm, what: string): void {
   assert.equal(headers.get("Content-Type"), "application/json", what);
   if (status >= 400) checkRefusal(answer, row, what);
   else if (row.shows !== undefined) {
-    const wanted: object = JSON.parse(JSON.stringify(row.shows).replaceAll("DIR", vmm.directory));
-    assert.partialDeepStrictEqual(JSON.parse(text), wanted, what);
+    // The directory's name stands for itself, in the other direction.
+    const shown: unknown = JSON.parse(text.replaceAll(vmm.directory, "DIR"));
+    assert.equal(lacks(shown, row.shows), undefined, what);
   }
 }
 
