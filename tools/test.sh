@@ -10,7 +10,12 @@ case ${1-} in
     env -C native cargo test --quiet --locked --target-dir ../.cache/native
     node --test --test-concurrency=2 --test-timeout=180000 packages/*/src/**/*.test.ts packages/*/test/**/*.test.ts tests/support/*.test.ts tests/conformance/*.test.ts
     ;;
-  contract) node --test --test-concurrency=2 --test-timeout=300000 tests/contract/*.test.ts ;;
+  contract)
+    report=$(mktemp)
+    trap 'rm -f "$report"' EXIT
+    CONTRACT_REPORT=$report node --test --test-concurrency=2 --test-timeout=300000 tests/contract/*.test.ts
+    [ -n "${FIRECRACKER_BIN-}" ] || node tools/contract-table.ts "$report"
+    ;;
   e2e) node --test --test-concurrency=1 --test-timeout=600000 tests/*.test.ts ;;
   *) echo "usage: tools/test.sh unit|contract|e2e" >&2; exit 2 ;;
 esac

@@ -114,9 +114,13 @@ async function run(options: Options, observations: Observations): Promise<void> 
   const machine = new Microvm(options.apiSocket ?? options.id, mmds, observations);
   const { apiSocket, maxPayloadBytes, id } = options;
   const prepared = Promise.withResolvers<void>();
-  const isListening = apiSocket !== undefined;
+  let isListening = false;
+  const cleanUp = (): void => {
+    if (isListening && apiSocket !== undefined && existsSync(apiSocket)) unlinkSync(apiSocket);
+  };
+  catchSignals(cleanUp);
   let api: ApiServer | undefined;
-  if (isListening) {
+  if (apiSocket !== undefined) {
     if (!existsSync(apiSocket)) await machine.own(apiSocket);
     try {
       api = await serve(apiSocket, maxPayloadBytes, async (request) => {
@@ -129,13 +133,10 @@ async function run(options: Options, observations: Observations): Promise<void> 
         cause,
       });
     }
+    isListening = true;
     say(observations, `Listening on API socket (${JSON.stringify(apiSocket)}).`);
     observations.log("Info", "API server started.");
   }
-  const cleanUp = (): void => {
-    if (isListening && existsSync(apiSocket)) unlinkSync(apiSocket);
-  };
-  catchSignals(cleanUp);
   try {
     const metadata = metadataText === undefined ? undefined : parseMetadata(metadataText);
     if (config !== undefined) await bootFromConfig({ config, metadata }, machine, observations, mmds);

@@ -32,11 +32,16 @@ export class Connection {
     socket.on("end", over).on("error", over).on("close", over);
   }
 
-  /** @throws the system's error */
+  /** Tries again while more connections wait than the server has room for. @throws the system's error */
   static async open(path: string): Promise<Connection> {
-    const socket = connect({ path, allowHalfOpen: true });
-    await new Promise<void>((resolve, reject) => socket.once("connect", resolve).once("error", reject));
-    return new Connection(socket);
+    for (;;) {
+      const socket = connect({ path, allowHalfOpen: true });
+      const failure = await new Promise<Error | undefined>((resolve) => {
+        socket.once("connect", () => resolve(undefined)).once("error", resolve);
+      });
+      if (failure === undefined) return new Connection(socket);
+      if (!("code" in failure) || failure.code !== "EAGAIN") throw failure;
+    }
   }
 
   /** Sends bytes as they are. */

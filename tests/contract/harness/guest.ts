@@ -27,8 +27,8 @@ done
 /** The boot arguments of every guest here; a test may add to them. */
 export const bootArgs = "console=ttyS0 reboot=k panic=-1 quiet";
 
-/** Writes the guest's initramfs to `path`. */
-async function writeInitramfs(path: string): Promise<void> {
+/** The guest's initramfs. */
+async function makeInitramfs(): Promise<Buffer> {
   const cache = mkdtempSync("/tmp/contract-busybox-");
   try {
     const busybox = await loadStaticBusybox(cache);
@@ -37,7 +37,7 @@ async function writeInitramfs(path: string): Promise<void> {
       { kind: "file", path: "init", mode: 0o755, content: Buffer.from(init) },
     ]);
     // Archives one after the other are unpacked one over the other.
-    writeFileSync(path, Buffer.concat([readFileSync(initrd), own]));
+    return Buffer.concat([readFileSync(initrd), own]);
   } finally {
     rmSync(cache, { recursive: true, force: true });
   }
@@ -58,13 +58,31 @@ export class Guest {
   /** A process with the guest's kernel set, not started; `prepare` makes more files. */
   static async prepare(args: readonly string[] = [], boot = bootArgs): Promise<Guest> {
     const vmm = await Vmm.start(args, prepareFiles);
-    await writeInitramfs(join(vmm.directory, "initrd"));
+    writeFileSync(join(vmm.directory, "initrd"), await makeInitramfs());
     await vmm.put("/boot-source", {
       kernel_image_path: kernel,
       initrd_path: join(vmm.directory, "initrd"),
       boot_args: boot,
     });
     return new Guest(vmm);
+  }
+
+  /** A process that starts from a config file with these keys, and the guest's kernel. */
+  static async fromConfig(config: object, args: readonly string[] = []): Promise<Guest> {
+    const image = await makeInitramfs();
+    const vmm = await Vmm.start(args, (directory) => {
+      prepareFiles(directory);
+      const initrd_path = join(directory, "initrd");
+      writeFileSync(initrd_path, image);
+      const source = { kernel_image_path: kernel, initrd_path, boot_args: bootArgs };
+      const file = join(directory, "config.json");
+      const text = JSON.stringify({ "boot-source": source, ...config });
+      writeFileSync(file, text.replaceAll("DIR", directory));
+      return ["--config-file", file];
+    });
+    const guest = new Guest(vmm);
+    await guest.ready();
+    return guest;
   }
 
   /** Starts it and waits for its shell. */

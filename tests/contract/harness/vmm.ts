@@ -1,6 +1,6 @@
 // One process of the program under test, in a directory of its own that goes with it.
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { closeSync, type FSWatcher, mkdtempSync, openSync, readSync, rmSync, watch } from "node:fs";
 import { join } from "node:path";
 import { program, programArgs } from "./binary.ts";
 import { Connection, type HttpAnswer, request } from "./connection.ts";
@@ -11,9 +11,13 @@ const endMs = 30_000;
 /** How a process ended. */
 export type End = { readonly exitCode: number | null; readonly signal: string | null };
 
-/** Starts the program without expecting anything of it. */
-export function spawnProgram(args: readonly string[], cwd?: string): ChildProcess {
-  return spawn(program, [...programArgs, ...args], { cwd, stdio: ["pipe", "pipe", "pipe"] });
+/** Starts the program without expecting anything of it; what it says goes to `output`. */
+export function spawnProgram(
+  args: readonly string[],
+  cwd: string,
+  output: number | "pipe" = "pipe",
+): ChildProcess {
+  return spawn(program, [...programArgs, ...args], { cwd, stdio: ["pipe", output, output] });
 }
 
 /** A started VMM. */
@@ -26,24 +30,39 @@ export class Vmm {
   /** All it has said on standard output and error, the guest's console included */
   output = "";
   #connection: Connection | undefined;
+  readonly #outputFd: number;
+  readonly #watcher: FSWatcher;
+  readonly #decoder = new TextDecoder();
+  #outputRead = 0;
   #wake = (): void => {};
 
   private constructor(directory: string, args: readonly string[]) {
     this.directory = directory;
     this.socket = join(directory, "api.sock");
-    this.child = spawnProgram(["--api-sock", this.socket, ...args], directory);
-    for (const stream of [this.child.stdout, this.child.stderr])
-      stream?.setEncoding("utf8").on("data", (text: string) => {
-        this.output += text;
-        this.#wake();
-      });
+    // A file, not a pipe of Node's, which takes some hundred single bytes: what does not fit at once Firecracker throws away.
+    const outputPath = join(directory, "output");
+    this.#outputFd = openSync(outputPath, "a+");
+    this.#watcher = watch(outputPath, () => this.#readOutput());
+    const output = this.#outputFd;
+    this.child = spawnProgram(["--api-sock", this.socket, ...args], directory, output);
     this.child.stdin?.on("error", () => {});
     this.ended = new Promise((resolve) => {
       this.child.once("close", (exitCode, signal) => {
-        this.#wake();
+        this.#readOutput();
         resolve({ exitCode, signal });
       });
     });
+  }
+
+  #readOutput(): void {
+    const chunk = Buffer.alloc(1 << 16);
+    for (;;) {
+      const length = readSync(this.#outputFd, chunk, 0, chunk.length, this.#outputRead);
+      if (length === 0) break;
+      this.#outputRead += length;
+      this.output += this.#decoder.decode(chunk.subarray(0, length), { stream: true });
+    }
+    this.#wake();
   }
 
   /** Starts one and waits until it listens; `prepare` fills its directory first. */
@@ -123,6 +142,8 @@ export class Vmm {
     this.#connection?.close();
     this.child.kill("SIGKILL");
     await this.ended;
+    this.#watcher.close();
+    closeSync(this.#outputFd);
     rmSync(this.directory, { recursive: true, force: true });
   }
 

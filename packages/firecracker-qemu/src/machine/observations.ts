@@ -83,7 +83,7 @@ export class Observations {
     }
     if (this.#metricsFd !== undefined) {
       closeSync(fd);
-      throw refuse("it is already initialized.");
+      throw refuse("it is initialized; no reinitialization.");
     }
     this.#metricsFd = fd;
     this.#emitsId = emit_id;

@@ -1,6 +1,7 @@
 // Request bodies are read as strictly as Firecracker reads them: no unknown field, no doubled or missing one, no number
 // that would have to be rounded. A client that passes here passes there. Not here: checks that need the machine's state.
-import { Fault } from "../fault.ts";
+import { isUtf8 } from "node:buffer";
+import type { Fault } from "../fault.ts";
 import { JsonReader } from "./json-reader.ts";
 import { floatText, JsonNumber, type JsonValue } from "./json-value.ts";
 
@@ -197,7 +198,7 @@ function decodeObject<F extends Fields>(fields: F, isOpen: boolean): Decoder<Dec
         throw reader.fault(`unknown field \`${shown(key)}\`, expected ${alternatives(names)}`);
       if (out.has(key)) throw reader.fault(`duplicate field \`${key}\``);
       reader.colon();
-      if (known === undefined) anything(reader, key);
+      if (known === undefined) reader.skipValue();
       else out.set(key, known.decode(reader, key));
     });
     for (const name of names) {
@@ -235,19 +236,29 @@ function decodeObject<F extends Fields>(fields: F, isOpen: boolean): Decoder<Dec
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
+/** The text of `bytes`, up to the first that are none. */
+function decodable(bytes: Buffer): { readonly text: string; readonly isCut: boolean } {
+  try {
+    return { text: utf8.decode(bytes), isCut: false };
+  } catch {
+    let [good, bad] = [0, bytes.length];
+    while (bad - good > 1) {
+      const middle = (good + bad) >> 1;
+      if (isUtf8(bytes.subarray(0, middle))) good = middle;
+      else bad = middle;
+    }
+    return { text: bytes.toString("utf8", 0, good), isCut: true };
+  }
+}
+
 /** Parses `source` and decodes it. @throws {Fault} on anything that is not exactly what `decode` wants */
 export function parseStrict<T>(
   source: string | Buffer,
   decode: Decoder<T>,
   what = "The json body of the request",
 ): T {
-  let decodable: string;
-  try {
-    decodable = typeof source === "string" ? source : utf8.decode(source);
-  } catch (cause) {
-    throw new Fault(`${what} cannot be deserialized: invalid unicode code point.`, { cause });
-  }
-  const reader = new JsonReader(decodable, what);
+  const { text: json, isCut } = decodable(Buffer.from(source));
+  const reader = new JsonReader(json, what, isCut);
   const value = decode(reader, "body");
   reader.end();
   return value;
