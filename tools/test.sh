@@ -10,7 +10,13 @@ case ${1-} in
     env -C native cargo test --quiet --locked --target-dir ../.cache/native
     node --test --test-concurrency=2 --test-timeout=180000 packages/*/src/**/*.test.ts packages/*/test/**/*.test.ts tests/support/*.test.ts tests/conformance/*.test.ts
     ;;
-  contract) node --test --test-concurrency=2 --test-timeout=300000 tests/contract/*.test.ts ;;
+  contract)
+    results=$PWD/.cache/contract-results.jsonl
+    rm -f "$results"
+    CONTRACT_RESULTS=$results node --test --test-concurrency=2 --test-timeout=300000 tests/contract/*.test.ts
+    # The table of the user's page is what this run has seen, if it was our own program's.
+    [ -n "${FIRECRACKER_BIN-}" ] || node tools/contract-table.ts --check "$results"
+    ;;
   e2e) node --test --test-concurrency=1 --test-timeout=600000 tests/*.test.ts ;;
   *) echo "usage: tools/test.sh unit|contract|e2e" >&2; exit 2 ;;
 esac
