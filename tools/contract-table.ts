@@ -1,97 +1,147 @@
 /**
- * docs/firecracker-qemu.md, endpoint by endpoint, from what a run of the contract suite has seen (its report is the argument).
- * Fails when the page was another one: then the new one is there, to be looked at and committed.
+ * The table in docs/firecracker-qemu.md: what each call of the API does, as the contract suite has just seen it.
+ *   node tools/contract-table.ts RESULTS           writes it
+ *   node tools/contract-table.ts --check RESULTS   fails when the committed one differs, or the suite has not made a call
+ * RESULTS is what CONTRACT_RESULTS named, see tests/contract/harness/record.ts.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { ContractRecord } from "../tests/contract/harness/record.ts";
 
 const page = join(import.meta.dirname, "../docs/firecracker-qemu.md");
+const [begin, end] = ["<!-- made by tools/contract-table.ts -->", "<!-- end -->"];
 
-const endpoints = [
-  ...["GET /", "GET /version", "GET /vm/config", "PATCH /vm", "PUT /actions"],
+/** Every operation of Firecracker 1.17, three of which its OpenAPI file leaves out. */
+const operations: readonly string[] = [
+  ...["GET /", "GET /version", "GET /vm/config", "PATCH /vm"],
+  ...["PUT /actions InstanceStart", "PUT /actions FlushMetrics", "PUT /actions SendCtrlAltDel"],
   ...[
+    "PUT /boot-source",
+    "GET /machine-config",
     "PUT /machine-config",
     "PATCH /machine-config",
-    "GET /machine-config",
-    "PUT /boot-source",
     "PUT /cpu-config",
   ],
   ...["PUT /drives/{id}", "PATCH /drives/{id}", "DELETE /drives/{id}"],
-  ...["PUT /network-interfaces/{id}", "PATCH /network-interfaces/{id}", "DELETE /network-interfaces/{id}"],
   ...["PUT /pmem/{id}", "PATCH /pmem/{id}", "DELETE /pmem/{id}"],
+  ...["PUT /network-interfaces/{id}", "PATCH /network-interfaces/{id}", "DELETE /network-interfaces/{id}"],
   ...["PUT /vsock", "PUT /entropy", "PUT /serial", "PUT /logger", "PUT /metrics"],
   ...[
-    "PUT /balloon",
     "GET /balloon",
+    "PUT /balloon",
     "PATCH /balloon",
     "GET /balloon/statistics",
     "PATCH /balloon/statistics",
   ],
   ...["PATCH /balloon/hinting/start", "GET /balloon/hinting/status", "PATCH /balloon/hinting/stop"],
-  ...["PUT /hotplug/memory", "PATCH /hotplug/memory", "GET /hotplug/memory"],
-  ...["PUT /mmds", "PATCH /mmds", "GET /mmds", "PUT /mmds/config"],
+  ...["GET /hotplug/memory", "PUT /hotplug/memory", "PATCH /hotplug/memory"],
+  ...["GET /mmds", "PUT /mmds", "PATCH /mmds", "PUT /mmds/config"],
   ...["PUT /snapshot/create", "PUT /snapshot/load"],
 ];
 
-type Note = { readonly send: string; readonly status: number; readonly text?: string };
+/** What was seen of one operation in one phase. */
+class Phase {
+  isAccepted = false;
+  /** Refused because QEMU cannot */
+  isUnsupported = false;
+  /** Refused as Firecracker refuses it */
+  isRefused = false;
 
-function readNote(line: string): Note {
-  const value: unknown = JSON.parse(line);
-  if (typeof value !== "object" || value === null || !("send" in value) || !("status" in value))
-    throw new Error(`not a line of the report: ${line}`);
-  const text = "text" in value ? { text: String(value.text) } : {};
-  return { send: String(value.send), status: Number(value.status), ...text };
+  toString(): string {
+    if (this.isUnsupported && !this.isAccepted) return "**no**";
+    if (this.isAccepted) return "yes";
+    return this.isRefused ? "refused" : "";
+  }
 }
 
-const endpointOf = ({ send }: Note): string =>
-  send.replace(/^(\w+ \/(drives|network-interfaces|pmem))\/.*/, "$1/{id}");
-
-/** `what`: why, from a refusal by name */
-function reasonOf(text: string): string {
-  const said = /"fault_message":"(.*?)(?: is)? not supported by firecracker-qemu: (.*?)\.?"\}/.exec(text);
-  return said === null ? text : `${said[1]}: ${said[2]}`;
+class Operation {
+  readonly before: Phase = new Phase();
+  readonly after: Phase = new Phase();
+  readonly reasons = new Set<string>();
 }
 
-const notes = readFileSync(process.argv[2] ?? "", "utf8")
-  .trim()
-  .split("\n")
-  .map(readNote);
-const rows = endpoints.map((endpoint) => {
-  const own = notes.filter((note) => endpointOf(note) === endpoint);
-  const works = own.some(({ status }) => status < 300);
-  const refuses = own.some(({ status, text }) => status >= 400 && text === undefined);
-  const missing = [
-    ...new Set(own.flatMap(({ text }) => (text === undefined ? [] : [reasonOf(text)]))),
-  ].sort();
-  return `| \`${endpoint}\` | ${works ? "yes" : "no"} | ${refuses ? "yes" : ""} | ${missing.join("; ")} |`;
-});
-
-const text = `# firecracker-qemu beside Firecracker
-
-\`firecracker-qemu\` answers Firecracker 1.17's API and boots the same guests on QEMU's microvm machine. The table is written by \`make contract\`, from what it has
-seen the program do; every row of its tests is true of Firecracker 1.17 as well, except for the last column, which \`firecracker-qemu\` refuses with 400, by name and with the reason.
-
-- *works*: a request was accepted and did what Firecracker's does. Without \`--enable-pci\` no device can be deleted, there as here.
-- *refuses*: wrong bodies, values and states were refused with the same status and key, naming the same field, value or state.
-
-| request | works | refuses | not supported, and why |
-|---|---|---|---|
-${rows.join("\n")}
-
-Below the JSON it reads requests as Firecracker's server does (lines of 1024 bytes, bodies of 51 200 by default, ten connections, one request at a time), see
-\`tests/contract/http.test.ts\`. The command line is Firecracker's, but \`--enable-pci\` and \`--seccomp-filter\` are refused: the machine has no PCI, and QEMU a filter of its own.
-`;
-
-let before = "";
-try {
-  before = readFileSync(page, "utf8");
-} catch {
-  // The first time.
+/** `PUT /drives/a` is an answer to `PUT /drives/{id}`. */
+function operationOf(method: string, path: string, action: string | undefined): string {
+  const named = path.replace(/^\/(drives|pmem|network-interfaces)\/[^/]+$/, "/$1/{id}");
+  return [method, named, ...(action === undefined ? [] : [action])].join(" ");
 }
-writeFileSync(page, text);
-if (before !== text) {
-  console.error(
-    "docs/firecracker-qemu.md was not what this run has seen; it is now: look at it and commit it",
+
+function read(path: string): ReadonlyMap<string, Operation> {
+  const all = new Map(operations.map((name) => [name, new Operation()]));
+  const started = new Set<string>();
+  for (const line of readFileSync(path, "utf8").split("\n").filter(Boolean)) {
+    // Our own harness wrote it.
+    const record = JSON.parse(line) as ContractRecord;
+    if (!("method" in record)) {
+      started.delete(record.vmm);
+      if (record.isStarted) started.add(record.vmm);
+      continue;
+    }
+    const { vmm, method, status, fault = "" } = record;
+    const name = operationOf(method, record.path, record.action);
+    const operation = all.get(name);
+    const phase = started.has(vmm) ? operation?.after : operation?.before;
+    const [, what, why] =
+      /(`[^`]+`[^:]{0,60}?) is not supported by firecracker-qemu: (.+?)\.?$/.exec(fault) ?? [];
+    if (phase !== undefined) {
+      if (status < 300) phase.isAccepted = true;
+      else if (what === undefined) phase.isRefused = true;
+      else phase.isUnsupported = true;
+    }
+    if (what !== undefined) operation?.reasons.add(`${what}: ${why}`);
+    if (status < 300 && /InstanceStart$|snapshot\/load$/.test(name)) started.add(vmm);
+  }
+  return all;
+}
+
+/** A device that cannot be made answers for nothing: a call for one that is not there may be accepted and does nothing. */
+function withoutEmptyPromises(all: ReadonlyMap<string, Operation>): void {
+  for (const [name, { before, after }] of all) {
+    const made = all.get(name.replace(/^\w+/, "PUT"))?.before;
+    if (made === undefined || made.isAccepted || !made.isUnsupported) continue;
+    for (const phase of [before, after]) {
+      phase.isUnsupported ||= phase.isAccepted;
+      phase.isAccepted = false;
+    }
+  }
+}
+
+function render(all: ReadonlyMap<string, Operation>): string {
+  const rows = [...all].map(
+    ([name, { before, after, reasons }]) =>
+      `| \`${name}\` | ${before} | ${after} | ${[...reasons].toSorted().join("; ")} |`,
   );
-  process.exitCode = 1;
+  return [
+    begin,
+    "| call | before the start | after it | what is refused because of QEMU, and why |",
+    "|---|---|---|---|",
+    ...rows,
+    end,
+  ].join("\n");
+}
+
+const [results = "", ...more] = process.argv.slice(2).filter((argument) => argument !== "--check");
+if (results === "" || more.length > 0) {
+  console.error("usage: node tools/contract-table.ts [--check] RESULTS");
+  process.exit(2);
+}
+const seen = read(results);
+withoutEmptyPromises(seen);
+const missing = [...seen].filter(([, { before, after }]) => `${before}${after}` === "").map(([name]) => name);
+if (missing.length > 0) {
+  console.error(`${results}: no contract test has made these calls: ${missing.join(", ")}`);
+  process.exit(1);
+}
+const text = readFileSync(page, "utf8");
+const [from, to] = [text.indexOf(begin), text.indexOf(end)];
+if (from < 0 || to < from) throw new Error(`${page}: there is no ${begin} ... ${end}`);
+const made = `${text.slice(0, from)}${render(seen)}${text.slice(to + end.length)}`;
+if (!process.argv.includes("--check")) writeFileSync(page, made);
+else if (made !== text) {
+  console.error(
+    `${page}: its table is not what the contract suite has seen: node tools/contract-table.ts ${results}`,
+  );
+  const lines = new Set(text.split("\n"));
+  for (const line of made.split("\n")) if (!lines.has(line)) console.error(`  ${line}`);
+  process.exit(1);
 }

@@ -4,6 +4,7 @@ import { closeSync, type FSWatcher, mkdtempSync, openSync, readSync, rmSync, wat
 import { join } from "node:path";
 import { program, programArgs } from "./binary.ts";
 import { Connection, type HttpAnswer, request } from "./connection.ts";
+import { record, recordAnswer } from "./record.ts";
 
 const startMs = 20_000;
 const endMs = 30_000;
@@ -71,7 +72,9 @@ export class Vmm {
     prepare: (directory: string) => readonly string[] = () => [],
   ): Promise<Vmm> {
     const directory = mkdtempSync("/tmp/contract-");
-    const vmm = new Vmm(directory, [...args, ...prepare(directory)]);
+    const all = [...args, ...prepare(directory)];
+    const vmm = new Vmm(directory, all);
+    record({ vmm: directory, isStarted: all.includes("--config-file") });
     const deadline = performance.now() + startMs;
     for (;;) {
       try {
@@ -95,6 +98,7 @@ export class Vmm {
     const answer = await this.#connection.answer();
     if (answer === undefined)
       throw new Error(`no answer to ${method} ${path}; it said: ${this.output.slice(-2000)}`);
+    recordAnswer(this.directory, { method, path, body }, answer);
     return answer;
   }
 
