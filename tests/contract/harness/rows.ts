@@ -102,14 +102,6 @@ function check(answer: HttpAnswer, row: Row, vmm: Vmm, what: string): void {
   }
 }
 
-/** For tools/contract-table.ts: what was asked, and what came of it. */
-function note({ send, unsupportedBy }: Row, { status, text }: HttpAnswer): void {
-  const report = process.env["CONTRACT_REPORT"];
-  if (report === undefined) return;
-  const isUnsupported = unsupportedBy !== undefined && isProgram(unsupportedBy);
-  appendFileSync(report, `${JSON.stringify({ send, status, ...(isUnsupported ? { text } : {}) })}\n`);
-}
-
 /** Sends the rows in order and checks each answer. */
 export async function runRows(vmm: Vmm, rows: readonly Row[]): Promise<void> {
   for (const row of rows) {
@@ -119,7 +111,6 @@ export async function runRows(vmm: Vmm, rows: readonly Row[]): Promise<void> {
     const what = `${row.send} ${String(body ?? "").slice(0, 300)} → ${answer.line}${answer.text.slice(0, 1000)}`;
     check(answer, row, vmm, what);
     await row.effect?.(vmm);
-    note(row, answer);
   }
 }
 
