@@ -9,6 +9,7 @@ import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, wr
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { writeBridgeConf } from "../support/cni.ts";
+import { crictl } from "../support/crictl.ts";
 import { startDaemon } from "../support/daemon.ts";
 import { diffSnapshots, formatDiff, snapshotHost } from "../support/leak-report.ts";
 import { startRegistry } from "../support/test-registry.ts";
@@ -84,6 +85,8 @@ async function main(): Promise<number> {
   const started = performance.now();
   await critest(daemon.socket, junit);
   const seconds = Math.round((performance.now() - started) / 1000);
+  // A spec that fails may leave its pod; what must be gone is what the daemon was asked to remove.
+  crictl(daemon.socket, "rmp", "--all", "--force");
   await daemon.stop();
   writeFileSync(join(reports, `${handler}-daemon.log`), daemon.said());
   await registry.stop();

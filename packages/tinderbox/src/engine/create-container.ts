@@ -8,6 +8,7 @@ import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
 import { hostHasCgroupV2, lowestOomScoreAdj } from "./host-features.ts";
 import { newId } from "./id-index.ts";
+import { checkPropagation } from "./mount-propagation.ts";
 import { buildOciSpec, type PlaceFacts, type sentFiles } from "./oci-spec.ts";
 import { releaseImages } from "./remove-container.ts";
 import { logDirectoryOf } from "./run-pod.ts";
@@ -133,6 +134,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
     if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o700 });
     const mounts = prepareMounts(config, container.volumeImageIds, state.parts.images, id);
     await makeMissingSources(config);
+    checkPropagation(config);
     await sandbox.createContainer(
       {
         id,
