@@ -486,10 +486,10 @@ const containerCases: readonly Case[] = [
     /namespace_options\.target_id: ""/,
   ],
   [
-    "a target",
+    "a target that is not there",
     linux({ namespaceOptions: { pid: NamespaceMode.TARGET, targetId: "f".repeat(64) } }),
-    "UNSUPPORTED",
-    /namespace_options\.pid TARGET: POD, CONTAINER and NODE are supported/,
+    "NOT_FOUND",
+    /container "f{64}" does not exist/,
   ],
   [
     "an AppArmor profile",
@@ -737,7 +737,7 @@ const otherCases: readonly Case[] = [
     "checkpointContainer: not offered",
     () => runtime.callUnary("checkpointContainer", { containerId: ids.running }),
     "UNSUPPORTED",
-    /CheckpointContainer: tinderboxd does not offer/,
+    /containers are not checkpointed/,
   ],
   ["imageStatus: nothing", () => images.callUnary("imageStatus", {}), "INVALID", /^image: missing/],
   [

@@ -107,6 +107,8 @@ const podConfig = (name: string): PodConfig => ({
   annotations: {},
   cgroupParent: "",
   sysctls: {},
+  resources: { cpuPeriod: 0, cpuQuota: 0, memoryLimitBytes: 0 },
+  overhead: { cpuPeriod: 0, cpuQuota: 0, memoryLimitBytes: 0 },
   namespaces: { network: "pod", pid: "container", ipc: "pod" },
   privileged: false,
   readonlyRootfs: false,

@@ -47,6 +47,8 @@ pub struct Place<'a> {
     /// The process in the pod's user namespace, and the others that belong to it; 0: the pod has none
     pub holder: i32,
     pub reaper: &'a Reaper,
+    /// The process of another container of the pod
+    pub pid_of: &'a dyn Fn(&str) -> Outcome<i32>,
     /// Where the source of a prepared mount is
     pub mount_source: &'a dyn Fn(&wire::PreparedMount) -> Outcome<PathBuf>,
 }
@@ -109,6 +111,10 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
         namespaces
             .retain(|n| !(place.guest && matches!(n["path"].as_str(), Some("@pod/net" | "@pod/ipc" | "@pod/uts"))));
         for namespace in namespaces {
+            if let Some(id) = namespace["path"].as_str().and_then(|path| path.strip_prefix("@container/")) {
+                namespace["path"] = json!(format!("/proc/{}/ns/pid", (place.pid_of)(id)?));
+                continue;
+            }
             let Some(name) = namespace["path"].as_str().and_then(|path| path.strip_prefix("@pod/")) else { continue };
             let holder = match name {
                 "ipc" | "uts" | "user" if place.holder > 0 => place.holder,
@@ -356,6 +362,17 @@ impl Container {
                     return Err(Fault::io(format!("kill {pid}"), error))
                 }
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub fn set_oom_score_adj(&self, value: i32) -> Outcome<()> {
+        for pid in self.cgroup.processes() {
+            match fs::write(format!("/proc/{pid}/oom_score_adj"), value.to_string()) {
+                // It has ended meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other.map_err(|e| Fault::io(format!("oom_score_adj {value} of process {pid}"), e))?,
             }
         }
         Ok(())

@@ -132,6 +132,12 @@ impl Agent {
             pod_pid: *lock(&self.pod_pid),
             reaper: &self.reaper,
             holder: self.holder,
+            pid_of: &|id| match self.find(id)?.snapshot() {
+                state if state.status() == Status::Exited => {
+                    Err(Fault::new(wire::error::Code::WrongState, format!("container {id} has exited")))
+                }
+                state => Ok(state.pid),
+            },
             mount_source: &|mount| match (&mount.source, &self.guest) {
                 (Some(wire::prepared_mount::Source::Drive(drive)), Some(guest)) => {
                     guest.drives.mount(drive, &request.id)
@@ -232,7 +238,8 @@ impl Agent {
                 let path = path.to_string_lossy().into_owned();
                 let log = container.directory.join("log");
                 let args = ["update", "--resources", &path, &container.id];
-                container.runtime.call(&self.reaper, &log, &args, runtime::Stdio3::null()).map(|()| None)
+                container.runtime.call(&self.reaper, &log, &args, runtime::Stdio3::null())?;
+                request.oom_score_adj.map_or(Ok(()), |value| container.set_oom_score_adj(value)).map(|()| None)
             }
             Body::ContainerStats(request) => Ok(Some(Answer::Stats(self.find(&request.id)?.stats()))),
             Body::PodStats(_) => Ok(Some(Answer::PodStats(counters::pod_stats()))),

@@ -1,4 +1,5 @@
 /** CreateContainer, StartContainer, StopContainer, RemoveContainer, UpdateContainerResources, ReopenContainerLog. */
+import { TinderboxError } from "../base/errors.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf, integer, refuse, required } from "./field-checks.ts";
 import { parseContainerConfig } from "./parse-container-config.ts";
@@ -35,6 +36,10 @@ export function containerLifecycleCalls({ engine }: CriContext): RuntimeCalls {
       const resources = parseResources("linux", required("linux", linux));
       await engine.updateResources(idOf("container_id", containerId), resources);
       return {};
+    },
+    checkpointContainer: async ({ containerId }) => {
+      const { id } = engine.container(idOf("container_id", containerId));
+      throw new TinderboxError("UNSUPPORTED", `container ${id}: containers are not checkpointed`);
     },
     reopenContainerLog: async ({ containerId }) => {
       await engine.reopenLog(idOf("container_id", containerId));

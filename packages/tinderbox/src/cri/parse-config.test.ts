@@ -54,6 +54,8 @@ test("parseContainerConfig: numbers, signals and modes become our words", () => 
   assert.deepEqual(parsed.security.pid, { mode: "container", targetId: "" });
 });
 
+const idMap = [{ containerId: 0, hostId: 100_000, length: 65_536 }];
+
 const refusedPods: readonly (readonly [PodInit, string, RegExp])[] = [
   [{ metadata: { ...metadata, name: "" } }, "INVALID", /^config\.metadata\.name: "" is not allowed/],
   [{ logDirectory: "logs" }, "INVALID", /^config\.log_directory: "logs".*absolute path/],
@@ -87,8 +89,22 @@ const refusedPods: readonly (readonly [PodInit, string, RegExp])[] = [
   ],
   [
     { linux: { securityContext: { namespaceOptions: { usernsOptions: { mode: NamespaceMode.POD } } } } },
-    "UNSUPPORTED",
-    /namespace_options\.userns_options/,
+    "INVALID",
+    /userns_options\.uids: 0 .* exactly one mapping/,
+  ],
+  [
+    {
+      linux: {
+        securityContext: {
+          namespaceOptions: {
+            network: NamespaceMode.NODE,
+            usernsOptions: { mode: NamespaceMode.POD, uids: idMap, gids: idMap },
+          },
+        },
+      },
+    },
+    "INVALID",
+    /namespace_options\.network: 2 .* user namespace/,
   ],
   [
     { linux: { securityContext: { selinuxOptions: { level: "s0" } } } },
@@ -122,10 +138,31 @@ const refusedContainers: readonly (readonly [ContainerInit, string, RegExp])[] =
   [{ CDIDevices: [{ name: "v/c=d" }] }, "UNSUPPORTED", /CDI_devices/],
   [
     { mounts: [{ containerPath: "/a", hostPath: "/b", recursiveReadOnly: true }] },
-    "UNSUPPORTED",
-    /^RROUnsupported: config\.mounts\[0\]/,
+    "INVALID",
+    /^config\.mounts\[0\]\.recursive_read_only: true .* only with readonly/,
   ],
-  [{ mounts: [{ containerPath: "/a", image: { image: "x" } }] }, "UNSUPPORTED", /config\.mounts\[0\]\.image/],
+  [{ mounts: [{ containerPath: "/a", image: { image: "x" } }] }, "INVALID", /config\.mounts\[0\]\.readonly/],
+  [
+    { mounts: [{ containerPath: "/a", image: { image: "x" }, readonly: true, imageSubPath: "../b" }] },
+    "INVALID",
+    /config\.mounts\[0\]\.image_sub_path: "\.\.\/b"/,
+  ],
+  [
+    { mounts: [{ containerPath: "/a", hostPath: "/b", uidMappings: idMap }] },
+    "INVALID",
+    /config\.mounts\[0\]\.gidMappings/,
+  ],
+  [
+    {
+      linux: {
+        securityContext: {
+          namespaceOptions: { usernsOptions: { mode: NamespaceMode.POD, uids: idMap, gids: idMap } },
+        },
+      },
+    },
+    "INVALID",
+    /userns_options: .* what the pod was made with/,
+  ],
   [{ mounts: [{ containerPath: "a", hostPath: "/b" }] }, "INVALID", /config\.mounts\[0\]\.container_path/],
 ];
 

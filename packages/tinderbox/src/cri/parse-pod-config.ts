@@ -19,6 +19,7 @@ import {
   required,
 } from "./field-checks.ts";
 import { type ParsedNamespaces, parseNamespaces } from "./namespace-modes.ts";
+import { parseResources } from "./parse-resources.ts";
 import { checkSelinux, parseAppArmor, parseSeccomp } from "./security-profiles.ts";
 
 const protocols = { [Protocol.TCP]: "tcp", [Protocol.UDP]: "udp", [Protocol.SCTP]: "sctp" } as const;
@@ -143,6 +144,8 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
     annotations: given.annotations,
     cgroupParent: parseCgroupParent("config.linux.cgroup_parent", linux?.cgroupParent ?? ""),
     sysctls,
+    resources: parseResources("config.linux.resources", linux?.resources),
+    overhead: parseResources("config.linux.overhead", linux?.overhead),
     namespaces: {
       network: namespaces.network,
       pid: namespaces.pid,

@@ -1,7 +1,8 @@
-/** RunPodSandbox, StopPodSandbox, RemovePodSandbox. */
+/** RunPodSandbox, StopPodSandbox, RemovePodSandbox, UpdatePodSandboxResources. */
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf } from "./field-checks.ts";
 import { parsePodConfig } from "./parse-pod-config.ts";
+import { parseResources } from "./parse-resources.ts";
 
 /** The calls that make and end pods. */
 export function podLifecycleCalls({ engine }: CriContext): RuntimeCalls {
@@ -15,6 +16,14 @@ export function podLifecycleCalls({ engine }: CriContext): RuntimeCalls {
     },
     removePodSandbox: async ({ podSandboxId }) => {
       await engine.removePod(idOf("pod_sandbox_id", podSandboxId));
+      return {};
+    },
+    updatePodSandboxResources: async ({ podSandboxId, resources, overhead }) => {
+      engine.updatePodResources(
+        idOf("pod_sandbox_id", podSandboxId),
+        parseResources("resources", resources),
+        parseResources("overhead", overhead),
+      );
       return {};
     },
   };

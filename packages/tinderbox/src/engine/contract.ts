@@ -27,6 +27,9 @@ export type PodConfig = {
   readonly annotations: Readonly<Record<string, string>>;
   readonly cgroupParent: string;
   readonly sysctls: Readonly<Record<string, string>>;
+  /** What its containers may use together, and what the pod costs beside them; a microVM is made large enough */
+  readonly resources: PodResources;
+  readonly overhead: PodResources;
   readonly namespaces: {
     readonly network: "pod" | "node";
     readonly pid: "pod" | "container" | "node";
@@ -37,6 +40,9 @@ export type PodConfig = {
   readonly privileged: boolean;
   readonly readonlyRootfs: boolean;
 };
+
+/** Zero: not said */
+export type PodResources = Pick<LinuxResources, "cpuPeriod" | "cpuQuota" | "memoryLimitBytes">;
 
 export type Pod = {
   readonly id: string;
@@ -250,6 +256,8 @@ export type Engine = {
   reopenLog(id: string): Promise<void>;
   updateResources(id: string, resources: LinuxResources): Promise<void>;
   usage(id: string): Promise<ContainerUsage>;
+  /** What the kubelet has given the pod from now on. @throws UNSUPPORTED when its microVM is smaller than that */
+  updatePodResources(podId: string, resources: PodResources, overhead: PodResources): void;
   /** A pod in the node's network has no interfaces of its own. */
   podUsage(podId: string): Promise<PodUsage>;
   exec(id: string, request: ExecRequest): Promise<ProcessStreams>;

@@ -1,5 +1,4 @@
 /** CreateContainer and StartContainer. */
-import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
@@ -7,7 +6,9 @@ import type { Image } from "../image/contract.ts";
 import { allCapabilities, hostCapabilities } from "./capability-set.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
+import { hostHasCgroupV2, lowestOomScoreAdj } from "./host-features.ts";
 import { newId } from "./id-index.ts";
+import { checkPropagation } from "./mount-propagation.ts";
 import { buildOciSpec, type PlaceFacts, type sentFiles } from "./oci-spec.ts";
 import { releaseImages } from "./remove-container.ts";
 import { logDirectoryOf } from "./run-pod.ts";
@@ -47,9 +48,9 @@ async function placeFacts(pod: PodEntry, { security }: ContainerConfig): Promise
   return {
     place: record.place,
     podCgroupPath: record.spec.cgroupPath,
-    hasCgroupV2: isHost ? existsSync("/sys/fs/cgroup/cgroup.controllers") : true,
+    hasCgroupV2: isHost ? hostHasCgroupV2() : true,
     capabilities: isHost ? hostCapabilities() : allCapabilities,
-    lowestOomScoreAdj: isHost ? Number(readFileSync("/proc/self/oom_score_adj", "utf8")) : -1000,
+    lowestOomScoreAdj: isHost ? lowestOomScoreAdj() : -1000,
     hostname: record.spec.hostname,
     seccompFile:
       security.seccomp.kind === "file" && !security.privileged
@@ -87,9 +88,20 @@ function checkPidMode(pod: PodEntry, config: ContainerConfig): void {
   }
 }
 
-async function create(state: EngineState, pod: PodEntry, config: ContainerConfig): Promise<Container> {
+/** With the target's whole id: the agent knows no other. */
+function withTarget(state: EngineState, podId: string, config: ContainerConfig): ContainerConfig {
+  const { pid } = config.security;
+  if (pid.mode !== "target") return config;
+  const { container } = state.container(pid.targetId).stored;
+  if (container.podId !== podId)
+    throw new TinderboxError("INVALID", `namespace_options.target_id ${pid.targetId}: it is in another pod`);
+  return { ...config, security: { ...config.security, pid: { ...pid, targetId: container.id } } };
+}
+
+async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig): Promise<Container> {
   const podId = pod.stored.pod.id;
   const sandbox = state.sandboxOf(podId);
+  const config = withTarget(state, podId, asked);
   checkPidMode(pod, config);
   const id = newId();
   const image = imageFor(state, config);
@@ -122,6 +134,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
     if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o700 });
     const mounts = prepareMounts(config, container.volumeImageIds, state.parts.images, id);
     await makeMissingSources(config);
+    checkPropagation(config);
     await sandbox.createContainer(
       {
         id,

@@ -11,12 +11,14 @@ import type {
   ExecRequest,
   LinuxResources,
   Pod,
+  PodResources,
   PodUsage,
 } from "./contract.ts";
 import { createContainer, startContainer } from "./create-container.ts";
 import { type ContainerEntry, type EngineParts, EngineState } from "./engine-state.ts";
-import { hostFeatures } from "./host-features.ts";
+import { hostFeatures, hostHasCgroupV2, lowestOomScoreAdj } from "./host-features.ts";
 import { ifThere } from "./id-index.ts";
+import { neededSize } from "./machine-size.ts";
 import { ociResources } from "./oci-resources.ts";
 import { recover } from "./recover.ts";
 import { removeContainer, stopContainer } from "./remove-container.ts";
@@ -89,15 +91,22 @@ async function updateResources(
   const { id, podId, phase, config } = entry.stored.container;
   if (phase.kind === "exited")
     throw new TinderboxError("WRONG_STATE", `container ${id} is exited; it must be created or running`);
-  await state.sandboxOf(podId).updateContainer(id, ociResources(asked));
+  const sandbox = state.sandboxOf(podId);
+  const isHost = sandbox.place === "host";
   const before = config.resources;
+  const adjusted = asked.oomScoreAdj || before.oomScoreAdj;
+  await sandbox.updateContainer(
+    id,
+    ociResources(asked, isHost ? hostHasCgroupV2() : true),
+    adjusted === before.oomScoreAdj ? undefined : Math.max(adjusted, isHost ? lowestOomScoreAdj() : -1000),
+  );
   // What is not asked for stays as it was.
   const resources: LinuxResources = {
     cpuPeriod: asked.cpuPeriod || before.cpuPeriod,
     cpuQuota: asked.cpuQuota || before.cpuQuota,
     cpuShares: asked.cpuShares || before.cpuShares,
     memoryLimitBytes: asked.memoryLimitBytes || before.memoryLimitBytes,
-    oomScoreAdj: before.oomScoreAdj,
+    oomScoreAdj: adjusted,
     cpusetCpus: asked.cpusetCpus || before.cpusetCpus,
     cpusetMems: asked.cpusetMems || before.cpusetMems,
     hugepageLimits: asked.hugepageLimits.length > 0 ? asked.hugepageLimits : before.hugepageLimits,
@@ -215,6 +224,19 @@ class TinderboxEngine implements Engine {
 
   async usage(id: string): Promise<ContainerUsage> {
     return usageOf(this.#state, this.#state.container(id));
+  }
+
+  updatePodResources(podId: string, resources: PodResources, overhead: PodResources): void {
+    const { pod, record } = this.#state.pod(podId).stored;
+    // On the host the kubelet has changed the cgroup above the pod's: there is nothing left to do.
+    if (record?.place !== "microvm") return;
+    const needed = neededSize(resources, overhead);
+    const { vcpus, memoryMib } = record.spec;
+    if (needed.memoryMib > memoryMib || needed.vcpus > vcpus)
+      throw new TinderboxError(
+        "UNSUPPORTED",
+        `pod ${pod.id}: its microVM has ${vcpus} vCPU and ${memoryMib} MiB and does not grow; ${needed.vcpus} and ${needed.memoryMib} are asked for`,
+      );
   }
 
   async podUsage(podId: string): Promise<PodUsage> {

@@ -11,6 +11,16 @@ function isAtLeast(version: string, major: number, minor: number): boolean {
   return Number(a) > major || (Number(a) === major && Number(b) >= minor);
 }
 
+/** Whether cgroup v2 alone is in force on this host. */
+export function hostHasCgroupV2(): boolean {
+  return existsSync("/sys/fs/cgroup/cgroup.controllers");
+}
+
+/** As no process of ours may have a lower one without the right to. */
+export function lowestOomScoreAdj(): number {
+  return Number(readFileSync("/proc/self/oom_score_adj", "utf8"));
+}
+
 function isPassable(directory: string): boolean {
   const above = dirname(directory);
   const mode = statSync(directory, { throwIfNoEntry: false })?.mode ?? 0;

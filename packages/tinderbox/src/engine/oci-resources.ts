@@ -1,8 +1,18 @@
 /** CRI's Linux resources as OCI `linux.resources`. Zero means "not asked for" everywhere in CRI. */
+import { TinderboxError } from "../base/errors.ts";
 import type { LinuxResources } from "./contract.ts";
 
-/** Only what is asked for is in the result. */
-export function ociResources(asked: LinuxResources): { readonly [part: string]: unknown } {
+/** Only what is asked for is in the result. @throws INVALID for files of cgroup v2 where there is none */
+export function ociResources(
+  asked: LinuxResources,
+  hasCgroupV2: boolean,
+): { readonly [part: string]: unknown } {
+  const [unified] = Object.keys(asked.unified);
+  if (unified !== undefined && !hasCgroupV2)
+    throw new TinderboxError(
+      "INVALID",
+      `resources.unified ${JSON.stringify(unified)}: this host has cgroup v1`,
+    );
   const cpu = {
     ...(asked.cpuPeriod > 0 ? { period: asked.cpuPeriod } : {}),
     ...(asked.cpuQuota !== 0 ? { quota: asked.cpuQuota } : {}),

@@ -80,12 +80,7 @@ function namespaces(pod: PodConfig, config: ContainerConfig, facts: PlaceFacts):
   if (ipc !== "node") list.push({ type: "ipc", path: "@pod/ipc" });
   if (pid.mode === "container") list.push({ type: "pid" });
   else if (pid.mode === "pod") list.push({ type: "pid", path: "@pod/pid" });
-  else if (pid.mode === "target") {
-    throw new TinderboxError(
-      "UNSUPPORTED",
-      "namespace_options.pid TARGET: POD, CONTAINER and NODE are supported",
-    );
-  }
+  else if (pid.mode === "target") list.push({ type: "pid", path: `@container/${pid.targetId}` });
   if (pod.namespaces.user) list.push({ type: "user", path: "@pod/user" });
   if (facts.hasCgroupV2 && !isPrivileged) list.push({ type: "cgroup" });
   return list;
@@ -213,7 +208,10 @@ export function buildOciSpec(
     linux: {
       namespaces: namespaces(pod, config, facts),
       cgroupsPath,
-      resources: { ...ociResources(config.resources), devices: deviceRules(config, devices) },
+      resources: {
+        ...ociResources(config.resources, facts.hasCgroupV2),
+        devices: deviceRules(config, devices),
+      },
       ...idMaps(pod),
       devices,
       rootfsPropagation: propagation,

@@ -8,6 +8,7 @@ import type { SandboxFactory, SandboxSpec } from "../sandbox/contract.ts";
 import type { Pod, PodConfig } from "./contract.ts";
 import { type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
 import { newId } from "./id-index.ts";
+import { machineSize } from "./machine-size.ts";
 
 /** A pod start has no caller to give it up: the kubelet's retry joins it. */
 const startTimeoutMs = 10 * 60_000;
@@ -110,8 +111,7 @@ function specOf(
     hostPid: config.namespaces.pid === "node",
     hostIpc: config.namespaces.ipc === "node",
     ...(config.namespaces.user ? { userNamespace: config.namespaces.user } : {}),
-    vcpus: runtime?.type === "microvm" ? runtime.vcpus : 1,
-    memoryMib: runtime?.type === "microvm" ? runtime.memoryMib : 512,
+    ...machineSize(runtime, config.resources, config.overhead),
     runtime: runtime?.type === "oci" ? runtime.path || runtime.name : handler,
   };
 }

@@ -234,10 +234,14 @@ export class AgentSandbox implements Sandbox {
     else await this.#call({ case: "reopenLog", value: { id, logPath } });
   }
 
-  async updateContainer(id: string, resourcesJson: object): Promise<void> {
+  async updateContainer(id: string, resourcesJson: object, oomScoreAdj: number | undefined): Promise<void> {
     await this.#call({
       case: "updateContainer",
-      value: { id, resourcesJson: Buffer.from(JSON.stringify(resourcesJson)) },
+      value: {
+        id,
+        resourcesJson: Buffer.from(JSON.stringify(resourcesJson)),
+        ...(oomScoreAdj === undefined ? {} : { oomScoreAdj }),
+      },
     });
   }
 

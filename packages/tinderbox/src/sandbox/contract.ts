@@ -113,7 +113,8 @@ export type Sandbox = {
   /** Kills what is left of it, removes it and gives back its rootfs. A missing one is fine. */
   deleteContainer(id: string): Promise<void>;
   reopenLog(id: string, logPath: string): Promise<void>;
-  updateContainer(id: string, resourcesJson: object): Promise<void>;
+  /** `oomScoreAdj` undefined: stays as it is */
+  updateContainer(id: string, resourcesJson: object, oomScoreAdj: number | undefined): Promise<void>;
   containerStats(id: string): Promise<ContainerStats>;
   podStats(): Promise<PodStats>;
   exec(id: string, options: ExecOptions): Promise<ProcessStreams>;

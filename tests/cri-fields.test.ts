@@ -1,0 +1,282 @@
+/** Fields and calls of the CRI that critest v1.36.0 asks nothing about, each by its effect in a container, on every kind of handler. */
+import assert from "node:assert/strict";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import {
+  MetricType,
+  NamespaceMode,
+  SecurityProfile_ProfileType,
+} from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
+import { pushBusyboxImage } from "./support/busybox-image.ts";
+import { type TestCni, writeBridgeConf } from "./support/cni.ts";
+import { type TestContainer, TestCri } from "./support/cri-client.ts";
+import { startDaemon, type TestDaemon } from "./support/daemon.ts";
+import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
+
+/** What a kubelet's metrics endpoint passes on; PSI, huge pages and ulimits may be missing by the CRI. */
+const wantedMetrics =
+  "blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total cpu_usage_seconds_total cpu_user_seconds_total file_descriptors fs_inodes_free fs_inodes_total fs_limit_bytes fs_reads_bytes_total fs_reads_total fs_usage_bytes fs_writes_bytes_total fs_writes_total last_seen memory_cache memory_failcnt memory_failures_total memory_kernel_usage memory_mapped_file memory_max_usage_bytes memory_rss memory_swap memory_usage_bytes memory_working_set_bytes network_receive_bytes_total network_receive_errors_total network_receive_packets_dropped_total network_receive_packets_total network_transmit_bytes_total network_transmit_errors_total network_transmit_packets_dropped_total network_transmit_packets_total oom_events_total processes sockets spec_cpu_period spec_cpu_shares spec_memory_limit_bytes spec_memory_swap_limit_bytes start_time_seconds threads threads_max".split(
+    " ",
+  );
+/** Block devices may not have been touched yet. */
+const mayHaveNoSample = new Set(["container_blkio_device_usage_total"]);
+
+const ownPid = { namespaceOptions: { pid: NamespaceMode.CONTAINER } };
+
+describe("fields of the CRI", () => {
+  const work = mkdtempSync("/tmp/tb-");
+  // The root of a user namespace has to get through it.
+  chmodSync(work, 0o711);
+  let snapshot: Snapshot;
+  let registry: TestRegistry;
+  let cni: TestCni;
+  let daemon: TestDaemon;
+  let cri: TestCri;
+  let image = "";
+
+  before(async () => {
+    snapshot = snapshotHost([]);
+    registry = await startRegistry({ dir: join(work, "registry") });
+    image = `${registry.host}/test/busybox:latest`;
+    await pushBusyboxImage(registry.url, "test/busybox", "latest");
+    cni = writeBridgeConf(join(work, "cni"));
+    daemon = await startDaemon({
+      root: join(work, "root"),
+      state: join(work, "run"),
+      configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+    });
+    cri = new TestCri(daemon.socket, work);
+    await cri.pull(image);
+  });
+
+  const tearDown = async (): Promise<void> => {
+    await cri.removePods();
+    cri[Symbol.dispose]();
+    await daemon.stop();
+    await registry.stop();
+    cni.remove();
+    rmSync(work, { recursive: true, force: true });
+  };
+  let isDown = false;
+  after(async () => {
+    if (!isDown) await tearDown();
+  });
+
+  for (const handler of ["crun", "firecracker"]) {
+    describe(handler, () => {
+      const memory = 64n << 20n;
+      let podId = "";
+      let config: ReturnType<TestCri["podConfig"]>;
+      let main: TestContainer;
+
+      before(async () => {
+        config = cri.podConfig({
+          linux: {
+            securityContext: ownPid,
+            resources: { memoryLimitInBytes: 400n << 20n, cpuPeriod: 100_000n, cpuQuota: 100_000n },
+          },
+        });
+        podId = await cri.runPod(handler, config);
+        main = await cri.start(podId, config, image, {
+          linux: {
+            securityContext: ownPid,
+            resources: {
+              memoryLimitInBytes: memory,
+              cpuPeriod: 100_000n,
+              cpuQuota: 50_000n,
+              oomScoreAdj: 500n,
+            },
+          },
+        });
+      });
+      after(() => cri.removePods());
+
+      test("every metric that is described has a sample with all its labels, and the figures are those asked for", async () => {
+        await cri.output(main, "sh", "-c", "dd if=/dev/zero of=/written bs=1M count=2 2>/dev/null; sync");
+        const { descriptors } = await cri.runtime.callUnary("listMetricDescriptors", {});
+        const { podMetrics } = await cri.runtime.callUnary("listPodSandboxMetrics", {});
+        const pod = podMetrics.find(({ podSandboxId }) => podSandboxId === podId);
+        const samples = [
+          ...(pod?.metrics ?? []),
+          ...(pod?.containerMetrics ?? []).flatMap(({ metrics }) => metrics),
+        ];
+        const described = new Map(descriptors.map((one) => [one.name, one]));
+        assert.deepEqual(
+          wantedMetrics.map((name) => `container_${name}`).filter((name) => !described.has(name)),
+          [],
+        );
+        for (const { name, help, labelKeys } of descriptors) {
+          assert.notEqual(help, "", name);
+          const own = samples.filter((sample) => sample.name === name);
+          if (own.length === 0 && !mayHaveNoSample.has(name)) assert.fail(`${name} has no sample`);
+          for (const sample of own) assert.equal(sample.labelValues.length, labelKeys.length, name);
+        }
+        const value = (name: string): bigint | undefined =>
+          samples.find((sample) => sample.name === `container_${name}`)?.value?.value;
+        assert.equal(value("spec_memory_limit_bytes"), memory);
+        assert.equal(value("spec_cpu_quota"), 50_000n);
+        assert.ok((value("fs_usage_bytes") ?? 0n) >= 2n << 20n, `fs_usage_bytes ${value("fs_usage_bytes")}`);
+        assert.ok((value("memory_usage_bytes") ?? 0n) > 0n);
+        assert.ok((value("network_receive_packets_total") ?? 0n) > 0n);
+        assert.equal(value("processes"), 1n);
+        const kind = (name: string) =>
+          samples.find((sample) => sample.name === `container_${name}`)?.metricType;
+        assert.deepEqual(
+          [kind("oom_events_total"), kind("processes")],
+          [MetricType.COUNTER, MetricType.GAUGE],
+        );
+      });
+
+      test("statistics of the pod have its network and its container's writable layer", async () => {
+        const { stats } = await cri.runtime.callUnary("podSandboxStats", { podSandboxId: podId });
+        assert.equal(stats?.linux?.network?.defaultInterface?.name, "eth0");
+        assert.ok((stats?.linux?.network?.defaultInterface?.rxBytes?.value ?? 0n) > 0n);
+        const [container] = stats?.linux?.containers ?? [];
+        assert.ok((container?.writableLayer?.usedBytes?.value ?? 0n) >= 2n << 20n);
+        assert.ok((container?.writableLayer?.inodesUsed?.value ?? 0n) >= 1n);
+      });
+
+      test("UpdateContainerResources changes the limits and the OOM score, and the status says so", async () => {
+        const linux = { memoryLimitInBytes: 96n << 20n, oomScoreAdj: 700n };
+        await cri.runtime.callUnary("updateContainerResources", { containerId: main.id, linux });
+        const files = "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null";
+        assert.match(
+          await cri.output(main, "sh", "-c", `${files} || true`),
+          new RegExp(`^${96 << 20}$`, "m"),
+        );
+        assert.equal(await cri.output(main, "cat", "/proc/1/oom_score_adj"), "700\n");
+        const { status } = await cri.runtime.callUnary("containerStatus", { containerId: main.id });
+        assert.equal(status?.resources?.linux?.memoryLimitInBytes, 96n << 20n);
+        assert.equal(status?.resources?.linux?.cpuQuota, 50_000n);
+      });
+
+      test("an image is a volume: read-only, a part of it by its path, and never anything outside it", async () => {
+        const mount = (imageSubPath: string, readonly = true) => ({
+          containerPath: "/volume",
+          image: { image },
+          imageSubPath,
+          readonly,
+        });
+        const whole = await cri.start(podId, config, image, { mounts: [mount("")] });
+        assert.match(await cri.output(whole, "ls", "/volume"), /^bin$/m);
+        assert.notEqual((await cri.exec(whole, "touch", "/volume/x")).exitCode, 0);
+        const part = await cri.start(podId, config, image, { mounts: [mount("etc")] });
+        assert.match(await cri.output(part, "cat", "/volume/passwd"), /^root:/);
+        const { status } = await cri.runtime.callUnary("containerStatus", { containerId: part.id });
+        assert.equal(status?.mounts[0]?.image?.image, image);
+        assert.equal(status?.mounts[0]?.imageSubPath, "etc");
+        await assert.rejects(cri.create(podId, config, image, { mounts: [mount("no/such")] }), /no\/such/);
+        await assert.rejects(
+          cri.create(podId, config, image, { mounts: [mount("../..")] }),
+          /image_sub_path/,
+        );
+        await assert.rejects(cri.create(podId, config, image, { mounts: [mount("", false)] }), /readonly/);
+        const missing = { ...mount(""), image: { image: "example.com/none:1" } };
+        await assert.rejects(
+          cri.create(podId, config, image, { mounts: [missing] }),
+          /ImageVolumeMountFailed.*example\.com\/none:1/,
+        );
+      });
+
+      test("a PID namespace of another container is joined by TARGET", async () => {
+        const namespaceOptions = { pid: NamespaceMode.TARGET, targetId: main.id };
+        const debug = await cri.start(podId, config, image, {
+          linux: { securityContext: { namespaceOptions } },
+        });
+        assert.match(await cri.output(debug, "cat", "/proc/1/oom_score_adj"), /^700$/m);
+        const nowhere = { ...namespaceOptions, targetId: "0123456789abcdef" };
+        await assert.rejects(
+          cri.create(podId, config, image, { linux: { securityContext: { namespaceOptions: nowhere } } }),
+          /0123456789abcdef/,
+        );
+      });
+
+      test("seccomp's default lets programs run and keeps new namespaces from them", async () => {
+        const seccomp = { profileType: SecurityProfile_ProfileType.RuntimeDefault };
+        const confined = await cri.start(podId, config, image, {
+          linux: { securityContext: { ...ownPid, seccomp } },
+        });
+        assert.match(await cri.output(confined, "cat", "/proc/self/status"), /^Seccomp:\s+2$/m);
+        const { exitCode, stderr } = await cri.exec(confined, "unshare", "-U", "true");
+        assert.notEqual(exitCode, 0);
+        assert.match(Buffer.from(stderr).toString(), /Operation not permitted/);
+        assert.equal(
+          await cri.output(confined, "sh", "-c", "echo a | cat; mkdir /d && mv /d /e && rmdir /e"),
+          "a\n",
+        );
+      });
+
+      test("what the pod's containers may use decides the size of a microVM", async () => {
+        const total = /^MemTotal:\s+(\d+) kB$/m.exec(await cri.output(main, "cat", "/proc/meminfo"))?.[1];
+        if (handler === "firecracker") assert.ok(Number(total) > 420_000, `${total} kB`);
+        const update = (memoryMib: bigint) =>
+          cri.runtime.callUnary("updatePodSandboxResources", {
+            podSandboxId: podId,
+            resources: { memoryLimitInBytes: memoryMib << 20n },
+          });
+        await update(200n);
+        if (handler === "firecracker") await assert.rejects(update(4000n), /does not grow/);
+        else await update(4000n);
+        await assert.rejects(
+          cri.runtime.callUnary("updatePodSandboxResources", { podSandboxId: "0123456789abcdef" }),
+          { code: "NOT_FOUND" },
+        );
+      });
+
+      test("a checkpoint is refused in so many words", async () => {
+        const call = (containerId: string) =>
+          cri.runtime.callUnary("checkpointContainer", { containerId, location: "/tmp/x.tar" });
+        await assert.rejects(call(main.id), { code: "UNSUPPORTED", message: /not checkpointed/ });
+        await assert.rejects(call("0123456789abcdef"), { code: "NOT_FOUND" });
+      });
+    });
+  }
+
+  for (const handler of ["crun", "runc"]) {
+    test(`${handler}: in a pod with a user namespace root is nobody outside, has its ports, and its volumes' files`, async () => {
+      const outside = 300_000;
+      const map = [{ containerId: 0, hostId: outside, length: 65_536 }];
+      const volume = join(work, `volume-${handler}`);
+      mkdirSync(volume);
+      writeFileSync(join(volume, "given"), "");
+      const namespaceOptions = {
+        pid: NamespaceMode.POD,
+        usernsOptions: { mode: NamespaceMode.POD, uids: map, gids: map },
+      };
+      const linux = { securityContext: { namespaceOptions } };
+      const config = cri.podConfig({
+        hostname: "apart",
+        linux: { ...linux, sysctls: { "kernel.shmmni": "99" } },
+      });
+      const podId = await cri.runPod(handler, config);
+      const container = await cri.start(podId, config, image, {
+        mounts: [{ containerPath: "/volume", hostPath: volume, uidMappings: map, gidMappings: map }],
+        linux,
+      });
+      const script = `id -u; hostname; cat /proc/sys/kernel/shmmni; stat -c %u /volume/given /bin/busybox /etc/hosts
+        touch /volume/made /etc/made; chown 7 /volume/made; nc -l -p 80 </dev/null >/dev/null 2>&1 &
+        until netstat -ltn | grep ':80 ' >/dev/null; do kill -0 $! || exit 1; done; kill $!; echo listens`;
+      assert.equal(await cri.output(container, "sh", "-c", script), "0\napart\n99\n0\n0\n0\nlistens\n");
+      assert.equal(statSync(join(volume, "made")).uid, 7);
+      const { status } = await cri.runtime.callUnary("podSandboxStatus", { podSandboxId: podId });
+      assert.equal(status?.linux?.namespaces?.options?.usernsOptions?.uids[0]?.hostId, outside);
+      await assert.rejects(
+        cri.create(podId, config, image, {
+          linux: { securityContext: { ...linux.securityContext, runAsUser: { value: 70_000n } } },
+        }),
+        /70000/,
+      );
+      await cri.removePods();
+    });
+  }
+
+  test("nothing is left on the host", async () => {
+    await tearDown();
+    isDown = true;
+    const differences = diffSnapshots(snapshot, snapshotHost([]));
+    const leaked = differences.filter(({ added }) => added.length > 0);
+    assert.deepEqual(leaked, [], formatDiff(snapshot, differences));
+  });
+});
