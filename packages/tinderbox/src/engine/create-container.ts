@@ -45,11 +45,12 @@ async function placeFacts(pod: PodEntry, { security }: ContainerConfig): Promise
   const { record } = pod.stored;
   if (!record) throw new TinderboxError("WRONG_STATE", `pod ${pod.stored.pod.id} has no sandbox`);
   const isHost = record.place === "host";
+  const capabilities = isHost ? hostCapabilities() : allCapabilities;
   return {
     place: record.place,
     podCgroupPath: record.spec.cgroupPath,
     hasCgroupV2: isHost ? hostHasCgroupV2() : true,
-    capabilities: isHost ? hostCapabilities() : allCapabilities,
+    capabilities,
     lowestOomScoreAdj: isHost ? lowestOomScoreAdj() : -1000,
     hostname: record.spec.hostname,
     seccompFile:
@@ -57,6 +58,21 @@ async function placeFacts(pod: PodEntry, { security }: ContainerConfig): Promise
         ? await readSeccompProfile(security.seccomp.path)
         : undefined,
   };
+}
+
+const saidClamped = new WeakSet<EngineState>();
+
+/** Once for a daemon: every guaranteed pod of a kubelet asks for it. */
+function sayWhenClamped(state: EngineState, wanted: number, lowest: number): void {
+  if (wanted >= lowest || saidClamped.has(state)) return;
+  saidClamped.add(state);
+  state.parts.logger.warn(
+    "oom_score_adj cannot be lowered here (no CAP_SYS_RESOURCE): containers get the lowest there is",
+    {
+      wanted,
+      lowest,
+    },
+  );
 }
 
 async function hostsFile(config: PodConfig, hostname: string, ips: readonly string[]): Promise<string> {
@@ -106,6 +122,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
   const id = newId();
   const image = imageFor(state, config);
   const facts = await placeFacts(pod, config);
+  sayWhenClamped(state, config.resources.oomScoreAdj, facts.lowestOomScoreAdj);
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
   const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
   signalNumber(stopSignal);

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { release } from "node:os";
 import { dirname } from "node:path";
+import { hostCapabilities } from "./capability-set.ts";
 
 /** As Status tells them for each handler. */
 export type HandlerFeatures = { readonly recursiveReadOnlyMounts: boolean; readonly userNamespaces: boolean };
@@ -16,8 +17,9 @@ export function hostHasCgroupV2(): boolean {
   return existsSync("/sys/fs/cgroup/cgroup.controllers");
 }
 
-/** As no process of ours may have a lower one without the right to. */
+/** Of what runs on this host: without CAP_SYS_RESOURCE nobody gets lower than the daemon itself. */
 export function lowestOomScoreAdj(): number {
+  if (hostCapabilities().has("SYS_RESOURCE")) return -1000;
   return Number(readFileSync("/proc/self/oom_score_adj", "utf8"));
 }
 
