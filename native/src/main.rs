@@ -1,6 +1,7 @@
 //! The one native program of Tinderbox, by its first argument (or as PID 1 of a microVM): see `usage`.
 mod agent;
 mod frame;
+mod fs;
 mod guest;
 mod host;
 mod image;
@@ -33,6 +34,12 @@ usage: tinderbox-native VERB ...
                      makes a named network namespace: loopback up, no router advertisements;
                      with maps it belongs to a new user namespace, which lives as long as it does
   notify LINE...     tells the service manager at $NOTIFY_SOCKET
+  fs --socket PATH [--cgroup DIR]...
+                     serves a pod's volumes to its guest; detaches, and prints its identity once it listens
+  fs-add --pid PID --start-time TIME --id ID --source PATH [--readonly | --recursive-readonly] [--slave]
+                     gives that server a directory or file; prints which of the two it is, and `nested` with mounts below
+  fs-remove --pid PID --start-time TIME --id ID
+                     takes it away again; what is not there is fine
   tsc-khz            measures the rate of this processor's time stamp counter
   version";
 
@@ -47,6 +54,9 @@ fn main() -> ExitCode {
     let result = match verb {
         "agent" => host::run(rest),
         "launch" => launch::run(rest),
+        "fs" => fs::run(rest),
+        "fs-add" => fs::add(rest),
+        "fs-remove" => fs::remove(rest),
         "mount-image" => image::mount(rest),
         "umount" => image::unmount(rest),
         "netns-add" => netns::run(rest),
