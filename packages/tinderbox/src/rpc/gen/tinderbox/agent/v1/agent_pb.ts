@@ -38,7 +38,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file tinderbox/agent/v1/agent.proto.
  */
 export const file_tinderbox_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNIvABCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIInEKCUludGVyZmFjZRIMCgRuYW1lGAEgASgJEgsKA21hYxgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkSKQoGcm91dGVzGAQgAygLMhkudGluZGVyYm94LmFnZW50LnYxLlJvdXRlEgsKA210dRgFIAEoDSItCgVSb3V0ZRITCgtkZXN0aW5hdGlvbhgBIAEoCRIPCgdnYXRld2F5GAIgASgJIiUKBlN5c2N0bBIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIsACCg9DcmVhdGVDb250YWluZXISCgoCaWQYASABKAkSEwoLY29uZmlnX2pzb24YAiABKAwSKgoGcm9vdGZzGAMgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlJvb3RmcxIQCgh0ZXJtaW5hbBgEIAEoCBINCgVzdGRpbhgFIAEoCBISCgpzdGRpbl9vbmNlGAYgASgIEhAKCGxvZ19wYXRoGAcgASgJEg8KB3J1bnRpbWUYCCABKAkSFAoMcnVudGltZV9yb290GAkgASgJEicKBWZpbGVzGAogAygLMhgudGluZGVyYm94LmFnZW50LnYxLkZpbGUSFgoOc3lzdGVtZF9jZ3JvdXAYCyABKAgSMQoGbW91bnRzGAwgAygLMiEudGluZGVyYm94LmFnZW50LnYxLlByZXBhcmVkTW91bnQi+wEKDVByZXBhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIOCgRwYXRoGAIgASgJSAASKgoFZHJpdmUYAyABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghzdWJfcGF0aBgEIAEoCRIaChJyZWN1cnNpdmVfcmVhZG9ubHkYBSABKAgSMwoMdWlkX21hcHBpbmdzGAYgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZxIzCgxnaWRfbWFwcGluZ3MYByADKAsyHS50aW5kZXJib3guYWdlbnQudjEuSWRNYXBwaW5nQggKBnNvdXJjZSI8CglJZE1hcHBpbmcSDgoGaW5zaWRlGAEgASgNEg8KB291dHNpZGUYAiABKA0SDgoGbGVuZ3RoGAMgASgNIjMKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdjb250ZW50GAIgASgMEgwKBG1vZGUYAyABKA0ifQoGUm9vdGZzEhMKCWRpcmVjdG9yeRgBIAEoCUgAEioKBWRyaXZlGAIgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIcmVhZG9ubHkYAyABKAgSFwoPdXBwZXJfZGlyZWN0b3J5GAQgASgJQgcKBWxvd2VyIjsKBURyaXZlEg0KBWluZGV4GAEgASgNEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHZnNfdHlwZRgDIAEoCSIdCgxSZWxlYXNlRHJpdmUSDQoFaW5kZXgYASABKA0iGgoMQ29udGFpbmVyUmVmEgoKAmlkGAEgASgJIjEKBlNpZ25hbBIKCgJpZBgBIAEoCRIOCgZzaWduYWwYAiABKAUSCwoDYWxsGAMgASgIIiwKD0RlbGV0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRINCgVmb3JjZRgCIAEoCCKjAgoOQ29udGFpbmVyU3RhdGUSCgoCaWQYASABKAkSOQoGc3RhdHVzGAIgASgOMikudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlLlN0YXR1cxILCgNwaWQYAyABKAUSFQoNY3JlYXRlZF9hdF9ucxgEIAEoAxIVCg1zdGFydGVkX2F0X25zGAUgASgDEhYKDmZpbmlzaGVkX2F0X25zGAYgASgDEhEKCWV4aXRfY29kZRgHIAEoBRISCgpvb21fa2lsbGVkGAggASgIEg8KB2xvZ19lbmQYCSABKAQiPwoGU3RhdHVzEg8KC1VOU1BFQ0lGSUVEEAASCwoHQ1JFQVRFRBABEgsKB1JVTk5JTkcQAhIKCgZFWElURUQQAyJHCg1Db250YWluZXJMaXN0EjYKCmNvbnRhaW5lcnMYASADKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUiCwoJU3Vic2NyaWJlIokBCgVFdmVudBI0CgZleGl0ZWQYASABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGVIABIzCgVzdGF0ZRgCIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEg0KA29vbRgDIAEoCUgAQgYKBGJvZHkiKQoJUmVvcGVuTG9nEgoKAmlkGAEgASgJEhAKCGxvZ19wYXRoGAIgASgJIjUKD1VwZGF0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDCKiAwoOQ29udGFpbmVyU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEhQKDGNwdV91c2FnZV9ucxgCIAEoBBIaChJtZW1vcnlfdXNhZ2VfYnl0ZXMYAyABKAQSIAoYbWVtb3J5X3dvcmtpbmdfc2V0X2J5dGVzGAQgASgEEhgKEG1lbW9yeV9yc3NfYnl0ZXMYBSABKAQSDAoEcGlkcxgGIAEoBBITCgtwYWdlX2ZhdWx0cxgHIAEoBBIZChFtYWpvcl9wYWdlX2ZhdWx0cxgIIAEoBBIWCg53cml0YWJsZV9ieXRlcxgJIAEoBBIXCg93cml0YWJsZV9pbm9kZXMYCiABKAQSQgoIY291bnRlcnMYCyADKAsyMC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHMuQ291bnRlcnNFbnRyeRIoCgJpbxgMIAMoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5EZXZpY2VJbxovCg1Db3VudGVyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEicAoIRGV2aWNlSW8SDQoFbWFqb3IYASABKA0SDQoFbWlub3IYAiABKA0SEgoKcmVhZF9ieXRlcxgDIAEoBBITCgt3cml0ZV9ieXRlcxgEIAEoBBINCgVyZWFkcxgFIAEoBBIOCgZ3cml0ZXMYBiABKAQiWAoIUG9kU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEjYKCmludGVyZmFjZXMYAiADKAsyIi50aW5kZXJib3guYWdlbnQudjEuSW50ZXJmYWNlU3RhdHMiuAEKDkludGVyZmFjZVN0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEIi0KDFRlcm1pbmFsU2l6ZRINCgV3aWR0aBgBIAEoDRIOCgZoZWlnaHQYAiABKA0iPAoKRXhpdFN0YXR1cxIMCgRjb2RlGAEgASgFEhEKCXRpbWVkX291dBgCIAEoCBINCgVlcnJvchgDIAEoCSK7AQoIT3BlbkV4ZWMSFAoMY29udGFpbmVyX2lkGAEgASgJEhQKDHByb2Nlc3NfanNvbhgCIAEoDBINCgVzdGRpbhgDIAEoCBIOCgZzdGRvdXQYBCABKAgSDgoGc3RkZXJyGAUgASgIEhAKCHRlcm1pbmFsGAYgASgIEhIKCnRpbWVvdXRfbXMYByABKAQSLgoEc2l6ZRgIIAEoCzIgLnRpbmRlcmJveC5hZ2VudC52MS5UZXJtaW5hbFNpemUiUQoKT3BlbkF0dGFjaBIUCgxjb250YWluZXJfaWQYASABKAkSDQoFc3RkaW4YAiABKAgSDgoGc3Rkb3V0GAMgASgIEg4KBnN0ZGVychgEIAEoCCIvCgdPcGVuTG9nEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZvZmZzZXQYAiABKAQiFwoHT3BlblRjcBIMCgRwb3J0GAEgASgNYgZwcm90bzM");
+  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNIvABCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIInEKCUludGVyZmFjZRIMCgRuYW1lGAEgASgJEgsKA21hYxgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkSKQoGcm91dGVzGAQgAygLMhkudGluZGVyYm94LmFnZW50LnYxLlJvdXRlEgsKA210dRgFIAEoDSItCgVSb3V0ZRITCgtkZXN0aW5hdGlvbhgBIAEoCRIPCgdnYXRld2F5GAIgASgJIiUKBlN5c2N0bBIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIu0CCg9DcmVhdGVDb250YWluZXISCgoCaWQYASABKAkSEwoLY29uZmlnX2pzb24YAiABKAwSKgoGcm9vdGZzGAMgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlJvb3RmcxIQCgh0ZXJtaW5hbBgEIAEoCBINCgVzdGRpbhgFIAEoCBISCgpzdGRpbl9vbmNlGAYgASgIEhAKCGxvZ19wYXRoGAcgASgJEg8KB3J1bnRpbWUYCCABKAkSFAoMcnVudGltZV9yb290GAkgASgJEicKBWZpbGVzGAogAygLMhgudGluZGVyYm94LmFnZW50LnYxLkZpbGUSFgoOc3lzdGVtZF9jZ3JvdXAYCyABKAgSMQoGbW91bnRzGAwgAygLMiEudGluZGVyYm94LmFnZW50LnYxLlByZXBhcmVkTW91bnQSKwoHdm9sdW1lcxgNIAMoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5Wb2x1bWUi+wEKDVByZXBhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIOCgRwYXRoGAIgASgJSAASKgoFZHJpdmUYAyABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghzdWJfcGF0aBgEIAEoCRIaChJyZWN1cnNpdmVfcmVhZG9ubHkYBSABKAgSMwoMdWlkX21hcHBpbmdzGAYgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZxIzCgxnaWRfbWFwcGluZ3MYByADKAsyHS50aW5kZXJib3guYWdlbnQudjEuSWRNYXBwaW5nQggKBnNvdXJjZSI8CglJZE1hcHBpbmcSDgoGaW5zaWRlGAEgASgNEg8KB291dHNpZGUYAiABKA0SDgoGbGVuZ3RoGAMgASgNIkIKBlZvbHVtZRIMCgRuYW1lGAEgASgJEgoKAmlkGAIgASgJEgwKBGZpbGUYAyABKAgSEAoIcmVhZG9ubHkYBCABKAgiMwoERmlsZRIMCgRuYW1lGAEgASgJEg8KB2NvbnRlbnQYAiABKAwSDAoEbW9kZRgDIAEoDSJ9CgZSb290ZnMSEwoJZGlyZWN0b3J5GAEgASgJSAASKgoFZHJpdmUYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghyZWFkb25seRgDIAEoCBIXCg91cHBlcl9kaXJlY3RvcnkYBCABKAlCBwoFbG93ZXIiOwoFRHJpdmUSDQoFaW5kZXgYASABKA0SEgoKc2l6ZV9ieXRlcxgCIAEoBBIPCgdmc190eXBlGAMgASgJIh0KDFJlbGVhc2VEcml2ZRINCgVpbmRleBgBIAEoDSIaCgxDb250YWluZXJSZWYSCgoCaWQYASABKAkiMQoGU2lnbmFsEgoKAmlkGAEgASgJEg4KBnNpZ25hbBgCIAEoBRILCgNhbGwYAyABKAgiLAoPRGVsZXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEg0KBWZvcmNlGAIgASgIIqMCCg5Db250YWluZXJTdGF0ZRIKCgJpZBgBIAEoCRI5CgZzdGF0dXMYAiABKA4yKS50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUuU3RhdHVzEgsKA3BpZBgDIAEoBRIVCg1jcmVhdGVkX2F0X25zGAQgASgDEhUKDXN0YXJ0ZWRfYXRfbnMYBSABKAMSFgoOZmluaXNoZWRfYXRfbnMYBiABKAMSEQoJZXhpdF9jb2RlGAcgASgFEhIKCm9vbV9raWxsZWQYCCABKAgSDwoHbG9nX2VuZBgJIAEoBCI/CgZTdGF0dXMSDwoLVU5TUEVDSUZJRUQQABILCgdDUkVBVEVEEAESCwoHUlVOTklORxACEgoKBkVYSVRFRBADIkcKDUNvbnRhaW5lckxpc3QSNgoKY29udGFpbmVycxgBIAMoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZSILCglTdWJzY3JpYmUiiQEKBUV2ZW50EjQKBmV4aXRlZBgBIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEjMKBXN0YXRlGAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASDQoDb29tGAMgASgJSABCBgoEYm9keSIpCglSZW9wZW5Mb2cSCgoCaWQYASABKAkSEAoIbG9nX3BhdGgYAiABKAkiNQoPVXBkYXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEhYKDnJlc291cmNlc19qc29uGAIgASgMIqIDCg5Db250YWluZXJTdGF0cxIUCgx0aW1lc3RhbXBfbnMYASABKAMSFAoMY3B1X3VzYWdlX25zGAIgASgEEhoKEm1lbW9yeV91c2FnZV9ieXRlcxgDIAEoBBIgChhtZW1vcnlfd29ya2luZ19zZXRfYnl0ZXMYBCABKAQSGAoQbWVtb3J5X3Jzc19ieXRlcxgFIAEoBBIMCgRwaWRzGAYgASgEEhMKC3BhZ2VfZmF1bHRzGAcgASgEEhkKEW1ham9yX3BhZ2VfZmF1bHRzGAggASgEEhYKDndyaXRhYmxlX2J5dGVzGAkgASgEEhcKD3dyaXRhYmxlX2lub2RlcxgKIAEoBBJCCghjb3VudGVycxgLIAMoCzIwLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0cy5Db3VudGVyc0VudHJ5EigKAmlvGAwgAygLMhwudGluZGVyYm94LmFnZW50LnYxLkRldmljZUlvGi8KDUNvdW50ZXJzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgEOgI4ASJwCghEZXZpY2VJbxINCgVtYWpvchgBIAEoDRINCgVtaW5vchgCIAEoDRISCgpyZWFkX2J5dGVzGAMgASgEEhMKC3dyaXRlX2J5dGVzGAQgASgEEg0KBXJlYWRzGAUgASgEEg4KBndyaXRlcxgGIAEoBCJYCghQb2RTdGF0cxIUCgx0aW1lc3RhbXBfbnMYASABKAMSNgoKaW50ZXJmYWNlcxgCIAMoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5JbnRlcmZhY2VTdGF0cyK4AQoOSW50ZXJmYWNlU3RhdHMSDAoEbmFtZRgBIAEoCRIQCghyeF9ieXRlcxgCIAEoBBISCgpyeF9wYWNrZXRzGAMgASgEEhEKCXJ4X2Vycm9ycxgEIAEoBBISCgpyeF9kcm9wcGVkGAUgASgEEhAKCHR4X2J5dGVzGAYgASgEEhIKCnR4X3BhY2tldHMYByABKAQSEQoJdHhfZXJyb3JzGAggASgEEhIKCnR4X2Ryb3BwZWQYCSABKAQiLQoMVGVybWluYWxTaXplEg0KBXdpZHRoGAEgASgNEg4KBmhlaWdodBgCIAEoDSI8CgpFeGl0U3RhdHVzEgwKBGNvZGUYASABKAUSEQoJdGltZWRfb3V0GAIgASgIEg0KBWVycm9yGAMgASgJIrsBCghPcGVuRXhlYxIUCgxjb250YWluZXJfaWQYASABKAkSFAoMcHJvY2Vzc19qc29uGAIgASgMEg0KBXN0ZGluGAMgASgIEg4KBnN0ZG91dBgEIAEoCBIOCgZzdGRlcnIYBSABKAgSEAoIdGVybWluYWwYBiABKAgSEgoKdGltZW91dF9tcxgHIAEoBBIuCgRzaXplGAggASgLMiAudGluZGVyYm94LmFnZW50LnYxLlRlcm1pbmFsU2l6ZSJRCgpPcGVuQXR0YWNoEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRINCgVzdGRpbhgCIAEoCBIOCgZzdGRvdXQYAyABKAgSDgoGc3RkZXJyGAQgASgIIi8KB09wZW5Mb2cSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBm9mZnNldBgCIAEoBCIXCgdPcGVuVGNwEgwKBHBvcnQYASABKA1iBnByb3RvMw");
 
 /**
  * @generated from message tinderbox.agent.v1.Hello
@@ -656,6 +656,13 @@ export type CreateContainer = Message<"tinderbox.agent.v1.CreateContainer"> & {
    * @generated from field: repeated tinderbox.agent.v1.PreparedMount mounts = 12;
    */
   mounts: PreparedMount[];
+
+  /**
+   * guest only: mounted before create; config_json mounts name them as "@volumes/NAME"
+   *
+   * @generated from field: repeated tinderbox.agent.v1.Volume volumes = 13;
+   */
+  volumes: Volume[];
 };
 
 /**
@@ -761,6 +768,46 @@ export const IdMappingSchema: GenMessage<IdMapping> = /*@__PURE__*/
   messageDesc(file_tinderbox_agent_v1_agent, 12);
 
 /**
+ * A host directory or file that `tinderbox-native fs` serves on vsock port 1025 of the host.
+ *
+ * @generated from message tinderbox.agent.v1.Volume
+ */
+export type Volume = Message<"tinderbox.agent.v1.Volume"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * [a-z0-9]{1,32}, as the server knows it; the same id is mounted once for all containers
+   *
+   * @generated from field: string id = 2;
+   */
+  id: string;
+
+  /**
+   * one file, not a directory
+   *
+   * @generated from field: bool file = 3;
+   */
+  file: boolean;
+
+  /**
+   * all of it, as the server has it, too
+   *
+   * @generated from field: bool readonly = 4;
+   */
+  readonly: boolean;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.Volume.
+ * Use `create(VolumeSchema)` to create a new message.
+ */
+export const VolumeSchema: GenMessage<Volume> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 13);
+
+/**
  * @generated from message tinderbox.agent.v1.File
  */
 export type File = Message<"tinderbox.agent.v1.File"> & {
@@ -787,7 +834,7 @@ export type File = Message<"tinderbox.agent.v1.File"> & {
  * Use `create(FileSchema)` to create a new message.
  */
 export const FileSchema: GenMessage<File> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 13);
+  messageDesc(file_tinderbox_agent_v1_agent, 14);
 
 /**
  * An overlay: lower (read-only image) under a writable layer that goes away with the container.
@@ -836,7 +883,7 @@ export type Rootfs = Message<"tinderbox.agent.v1.Rootfs"> & {
  * Use `create(RootfsSchema)` to create a new message.
  */
 export const RootfsSchema: GenMessage<Rootfs> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 14);
+  messageDesc(file_tinderbox_agent_v1_agent, 15);
 
 /**
  * @generated from message tinderbox.agent.v1.Drive
@@ -869,7 +916,7 @@ export type Drive = Message<"tinderbox.agent.v1.Drive"> & {
  * Use `create(DriveSchema)` to create a new message.
  */
 export const DriveSchema: GenMessage<Drive> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 15);
+  messageDesc(file_tinderbox_agent_v1_agent, 16);
 
 /**
  * @generated from message tinderbox.agent.v1.ReleaseDrive
@@ -888,7 +935,7 @@ export type ReleaseDrive = Message<"tinderbox.agent.v1.ReleaseDrive"> & {
  * Use `create(ReleaseDriveSchema)` to create a new message.
  */
 export const ReleaseDriveSchema: GenMessage<ReleaseDrive> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 16);
+  messageDesc(file_tinderbox_agent_v1_agent, 17);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerRef
@@ -905,7 +952,7 @@ export type ContainerRef = Message<"tinderbox.agent.v1.ContainerRef"> & {
  * Use `create(ContainerRefSchema)` to create a new message.
  */
 export const ContainerRefSchema: GenMessage<ContainerRef> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 17);
+  messageDesc(file_tinderbox_agent_v1_agent, 18);
 
 /**
  * @generated from message tinderbox.agent.v1.Signal
@@ -934,7 +981,7 @@ export type Signal = Message<"tinderbox.agent.v1.Signal"> & {
  * Use `create(SignalSchema)` to create a new message.
  */
 export const SignalSchema: GenMessage<Signal> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 18);
+  messageDesc(file_tinderbox_agent_v1_agent, 19);
 
 /**
  * @generated from message tinderbox.agent.v1.DeleteContainer
@@ -958,7 +1005,7 @@ export type DeleteContainer = Message<"tinderbox.agent.v1.DeleteContainer"> & {
  * Use `create(DeleteContainerSchema)` to create a new message.
  */
 export const DeleteContainerSchema: GenMessage<DeleteContainer> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 19);
+  messageDesc(file_tinderbox_agent_v1_agent, 20);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerState
@@ -1019,7 +1066,7 @@ export type ContainerState = Message<"tinderbox.agent.v1.ContainerState"> & {
  * Use `create(ContainerStateSchema)` to create a new message.
  */
 export const ContainerStateSchema: GenMessage<ContainerState> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 20);
+  messageDesc(file_tinderbox_agent_v1_agent, 21);
 
 /**
  * @generated from enum tinderbox.agent.v1.ContainerState.Status
@@ -1055,7 +1102,7 @@ export type ContainerState_Status = (typeof ContainerState_Status)[keyof typeof 
  * Describes the enum tinderbox.agent.v1.ContainerState.Status.
  */
 export const ContainerState_StatusSchema: GenEnum<ContainerState_Status> = /*@__PURE__*/
-  enumDesc(file_tinderbox_agent_v1_agent, 20, 0);
+  enumDesc(file_tinderbox_agent_v1_agent, 21, 0);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerList
@@ -1072,7 +1119,7 @@ export type ContainerList = Message<"tinderbox.agent.v1.ContainerList"> & {
  * Use `create(ContainerListSchema)` to create a new message.
  */
 export const ContainerListSchema: GenMessage<ContainerList> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 21);
+  messageDesc(file_tinderbox_agent_v1_agent, 22);
 
 /**
  * @generated from message tinderbox.agent.v1.Subscribe
@@ -1085,7 +1132,7 @@ export type Subscribe = Message<"tinderbox.agent.v1.Subscribe"> & {
  * Use `create(SubscribeSchema)` to create a new message.
  */
 export const SubscribeSchema: GenMessage<Subscribe> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 22);
+  messageDesc(file_tinderbox_agent_v1_agent, 23);
 
 /**
  * @generated from message tinderbox.agent.v1.Event
@@ -1126,7 +1173,7 @@ export type Event = Message<"tinderbox.agent.v1.Event"> & {
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema: GenMessage<Event> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 23);
+  messageDesc(file_tinderbox_agent_v1_agent, 24);
 
 /**
  * @generated from message tinderbox.agent.v1.ReopenLog
@@ -1150,7 +1197,7 @@ export type ReopenLog = Message<"tinderbox.agent.v1.ReopenLog"> & {
  * Use `create(ReopenLogSchema)` to create a new message.
  */
 export const ReopenLogSchema: GenMessage<ReopenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 24);
+  messageDesc(file_tinderbox_agent_v1_agent, 25);
 
 /**
  * @generated from message tinderbox.agent.v1.UpdateContainer
@@ -1174,7 +1221,7 @@ export type UpdateContainer = Message<"tinderbox.agent.v1.UpdateContainer"> & {
  * Use `create(UpdateContainerSchema)` to create a new message.
  */
 export const UpdateContainerSchema: GenMessage<UpdateContainer> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 25);
+  messageDesc(file_tinderbox_agent_v1_agent, 26);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerStats
@@ -1248,7 +1295,7 @@ export type ContainerStats = Message<"tinderbox.agent.v1.ContainerStats"> & {
  * Use `create(ContainerStatsSchema)` to create a new message.
  */
 export const ContainerStatsSchema: GenMessage<ContainerStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 26);
+  messageDesc(file_tinderbox_agent_v1_agent, 27);
 
 /**
  * @generated from message tinderbox.agent.v1.DeviceIo
@@ -1290,7 +1337,7 @@ export type DeviceIo = Message<"tinderbox.agent.v1.DeviceIo"> & {
  * Use `create(DeviceIoSchema)` to create a new message.
  */
 export const DeviceIoSchema: GenMessage<DeviceIo> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 27);
+  messageDesc(file_tinderbox_agent_v1_agent, 28);
 
 /**
  * @generated from message tinderbox.agent.v1.PodStats
@@ -1314,7 +1361,7 @@ export type PodStats = Message<"tinderbox.agent.v1.PodStats"> & {
  * Use `create(PodStatsSchema)` to create a new message.
  */
 export const PodStatsSchema: GenMessage<PodStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 28);
+  messageDesc(file_tinderbox_agent_v1_agent, 29);
 
 /**
  * @generated from message tinderbox.agent.v1.InterfaceStats
@@ -1371,7 +1418,7 @@ export type InterfaceStats = Message<"tinderbox.agent.v1.InterfaceStats"> & {
  * Use `create(InterfaceStatsSchema)` to create a new message.
  */
 export const InterfaceStatsSchema: GenMessage<InterfaceStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 29);
+  messageDesc(file_tinderbox_agent_v1_agent, 30);
 
 /**
  * @generated from message tinderbox.agent.v1.TerminalSize
@@ -1393,7 +1440,7 @@ export type TerminalSize = Message<"tinderbox.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 30);
+  messageDesc(file_tinderbox_agent_v1_agent, 31);
 
 /**
  * @generated from message tinderbox.agent.v1.ExitStatus
@@ -1424,7 +1471,7 @@ export type ExitStatus = Message<"tinderbox.agent.v1.ExitStatus"> & {
  * Use `create(ExitStatusSchema)` to create a new message.
  */
 export const ExitStatusSchema: GenMessage<ExitStatus> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 31);
+  messageDesc(file_tinderbox_agent_v1_agent, 32);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenExec
@@ -1482,7 +1529,7 @@ export type OpenExec = Message<"tinderbox.agent.v1.OpenExec"> & {
  * Use `create(OpenExecSchema)` to create a new message.
  */
 export const OpenExecSchema: GenMessage<OpenExec> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 32);
+  messageDesc(file_tinderbox_agent_v1_agent, 33);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenAttach
@@ -1514,7 +1561,7 @@ export type OpenAttach = Message<"tinderbox.agent.v1.OpenAttach"> & {
  * Use `create(OpenAttachSchema)` to create a new message.
  */
 export const OpenAttachSchema: GenMessage<OpenAttach> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 33);
+  messageDesc(file_tinderbox_agent_v1_agent, 34);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenLog
@@ -1538,7 +1585,7 @@ export type OpenLog = Message<"tinderbox.agent.v1.OpenLog"> & {
  * Use `create(OpenLogSchema)` to create a new message.
  */
 export const OpenLogSchema: GenMessage<OpenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 34);
+  messageDesc(file_tinderbox_agent_v1_agent, 35);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenTcp
@@ -1555,5 +1602,5 @@ export type OpenTcp = Message<"tinderbox.agent.v1.OpenTcp"> & {
  * Use `create(OpenTcpSchema)` to create a new message.
  */
 export const OpenTcpSchema: GenMessage<OpenTcp> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 35);
+  messageDesc(file_tinderbox_agent_v1_agent, 36);
 
