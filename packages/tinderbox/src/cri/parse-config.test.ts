@@ -122,8 +122,8 @@ const refusedContainers: readonly (readonly [ContainerInit, string, RegExp])[] =
   [{ CDIDevices: [{ name: "v/c=d" }] }, "UNSUPPORTED", /CDI_devices/],
   [
     { mounts: [{ containerPath: "/a", hostPath: "/b", recursiveReadOnly: true }] },
-    "UNSUPPORTED",
-    /^RROUnsupported: config\.mounts\[0\]/,
+    "INVALID",
+    /config\.mounts\[0\]\.recursive_read_only/,
   ],
   [{ mounts: [{ containerPath: "/a", image: { image: "x" } }] }, "UNSUPPORTED", /config\.mounts\[0\]\.image/],
   [{ mounts: [{ containerPath: "a", hostPath: "/b" }] }, "INVALID", /config\.mounts\[0\]\.container_path/],

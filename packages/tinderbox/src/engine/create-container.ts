@@ -7,6 +7,7 @@ import type { Image } from "../image/contract.ts";
 import { allCapabilities, hostCapabilities } from "./capability-set.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
+import { guestVolumes } from "./guest-volumes.ts";
 import { newId } from "./id-index.ts";
 import { buildOciSpec, type PlaceFacts, type sentFiles } from "./oci-spec.ts";
 import { releaseImages } from "./remove-container.ts";
@@ -95,6 +96,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   const image = imageFor(state, config);
   const facts = await placeFacts(pod, config);
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
+  const volumes = facts.place === "microvm" ? guestVolumes(config) : [];
   const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
   signalNumber(stopSignal);
   const logPath = containerLogPath(logDirectoryOf(state, pod.stored.pod.config, podId), config.logPath);
@@ -120,13 +122,14 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   try {
     const held = state.parts.images.hold(image.id, id);
     if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o700 });
-    const mounts = prepareMounts(config, container.volumeImageIds, state.parts.images, id);
+    const mounts = prepareMounts(config, container.volumeImageIds, state.parts.images, id, facts.place);
     await makeMissingSources(config);
     await sandbox.createContainer(
       {
         id,
         image: held,
         ociSpec: spec,
+        volumes,
         // The agent decides by this alone; the image must then have the mount points (/dev, /proc, /etc/hosts, ...).
         readonlyRootfs: config.security.readonlyRootfs,
         terminal: config.tty,
