@@ -2,6 +2,8 @@
 //! reach nothing else. `fs-add` and `fs-remove` give it a directory and take it away; see docs/volumes.md.
 mod confine;
 mod gate;
+#[cfg(test)]
+mod replay;
 mod seccomp;
 mod serve;
 mod share;
