@@ -109,7 +109,7 @@ async function bareBoot(work: string, args: readonly string[], samples: Samples)
   await using stack = new AsyncDisposableStack();
   const directory = newDirectory(work);
   stack.defer(() => rmSync(directory, { recursive: true, force: true }));
-  const devices = new DeviceHost(() => {});
+  const devices = new DeviceHost("bench", () => {});
   stack.defer(() => devices.close());
   const sockets: Readonly<Record<string, string>> = {
     vsock: await devices.requestSocket("vsock", { cid: 3, path: join(directory, "vsock.sock") }),

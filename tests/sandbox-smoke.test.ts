@@ -97,6 +97,7 @@ async function lifeOfAPod(factory: SandboxFactory, directory: string): Promise<v
           mounts: [{ destination: "/proc", type: "proc", source: "proc" }],
           linux: { cgroupsPath: `/${spec.cgroupPath}/c1`, namespaces: [{ type: "pid" }, { type: "mount" }] },
         },
+        volumes: [],
         readonlyRootfs: false,
         terminal: false,
         stdin: false,

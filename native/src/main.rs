@@ -4,6 +4,7 @@ mod agent;
 #[path = "../fuzz/exercise.rs"]
 mod exercise;
 mod frame;
+mod fs;
 mod guest;
 mod host;
 mod image;
@@ -46,6 +47,12 @@ usage: tinderbox-native VERB ...
                      the devices of one firecracker-qemu that are not QEMU's own; controlled on descriptor 3
   confine [--uid N] [--gid N] [--group N]... [--parent PID] -- PROGRAM ARGS...
                      gives up privileges, then executes PROGRAM, which dies with its parent
+  fs --socket PATH [--cgroup DIR]...
+                     serves a pod's volumes to its guest; detaches, and prints its identity once it listens
+  fs-add --pid PID --start-time TIME --id ID --source PATH [--readonly | --recursive-readonly] [--slave]
+                     gives that server a directory or file; prints which of the two it is, and `nested` with mounts below
+  fs-remove --pid PID --start-time TIME --id ID
+                     takes it away again; what is not there is fine
   tsc-khz            measures the rate of this processor's time stamp counter
   version";
 
@@ -60,6 +67,9 @@ fn main() -> ExitCode {
     let result = match verb {
         "agent" => host::run(rest),
         "launch" => launch::run(rest),
+        "fs" => fs::run(rest),
+        "fs-add" => fs::add(rest),
+        "fs-remove" => fs::remove(rest),
         "mount-image" => image::mount(rest),
         "umount" => image::unmount(rest),
         "netns-add" => netns::run(rest),

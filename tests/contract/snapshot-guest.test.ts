@@ -107,7 +107,7 @@ test("snapshot/create: only of a paused machine, only Full; both files are there
 
 test("--describe-snapshot and --snapshot-version: the version of the file's format", async () => {
   const says = async (...args: readonly string[]): Promise<string> => {
-    const child = spawnProgram(args);
+    const child = spawnProgram(args, guest.vmm.directory);
     let text = "";
     child.stdout?.setEncoding("utf8").on("data", (part: string) => {
       text += part;

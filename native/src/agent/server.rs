@@ -156,8 +156,14 @@ impl Agent {
             (Some(wire::rootfs::Lower::Drive(drive)), Some(guest)) => {
                 let lower = guest.drives.mount(drive, &request.id)?;
                 let upper = guest.drives.scratch().join(&request.id);
-                let made = container::create(&place, request, &lower, &upper);
+                let made = guest.volumes.prepare(&request.volumes, &request.config_json, &request.id).and_then(
+                    |config_json| {
+                        let request = wire::CreateContainer { config_json, ..request.clone() };
+                        container::create(&place, &request, &lower, &upper)
+                    },
+                );
                 if made.is_err() {
+                    guest.volumes.release(&request.id);
                     guest.drives.release(&request.id);
                 }
                 made?
@@ -186,6 +192,7 @@ impl Agent {
         let upper = self.guest.as_ref().map(|guest| guest.drives.scratch().join(&container.id));
         container.delete(&self.reaper, upper.as_deref())?;
         if let Some(guest) = &self.guest {
+            guest.volumes.release(&container.id);
             guest.drives.release(&container.id);
         }
         lock(&self.containers).remove(&request.id);

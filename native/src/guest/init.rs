@@ -1,6 +1,6 @@
 //! PID 1 of a microVM: file systems, modules, then the agent on vsock.
 use super::netlink::Netlink;
-use super::{drives::Drives, modules, Guest};
+use super::{drives::Drives, modules, volumes::Volumes, Guest};
 use crate::agent::reaper::block_sigchld;
 use crate::agent::server::Agent;
 use crate::{agent, host, sys};
@@ -81,11 +81,11 @@ fn vsock() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn address(cid: u32) -> libc::sockaddr_vm {
+fn address(cid: u32, port: u32) -> libc::sockaddr_vm {
     let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
     address.svm_family = libc::AF_VSOCK as u16;
     address.svm_cid = cid;
-    address.svm_port = PORT;
+    address.svm_port = port;
     address
 }
 
@@ -93,15 +93,16 @@ const ADDRESS_SIZE: libc::socklen_t = std::mem::size_of::<libc::sockaddr_vm>() a
 
 fn listen() -> io::Result<OwnedFd> {
     let socket = vsock()?;
-    let any = address(libc::VMADDR_CID_ANY);
+    let any = address(libc::VMADDR_CID_ANY, PORT);
     sys::check(unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&any).cast(), ADDRESS_SIZE) })?;
     sys::check(unsafe { libc::listen(socket.as_raw_fd(), 128) })?;
     Ok(socket)
 }
 
-fn dial_host() -> io::Result<sys::Socket> {
+/// A connection to a listener on the host.
+pub fn dial_host(port: u32) -> io::Result<sys::Socket> {
     let socket = vsock()?;
-    let host = address(libc::VMADDR_CID_HOST);
+    let host = address(libc::VMADDR_CID_HOST, port);
     sys::check(unsafe { libc::connect(socket.as_raw_fd(), std::ptr::from_ref(&host).cast(), ADDRESS_SIZE) })?;
     Ok(sys::Socket::new(socket))
 }
@@ -117,7 +118,7 @@ fn start() -> io::Result<Arc<Agent>> {
     Netlink::open()?.set_up(1, true)?;
     std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     block_sigchld();
-    let guest = Guest { drives: Drives::default() };
+    let guest = Guest { drives: Drives::default(), volumes: Volumes::default() };
     let agent =
         Agent::new(Some(guest), PathBuf::from("/run/tinderbox"), agent::pause::Pod::default(), |_| end_machine());
     Ok(Arc::new(agent))
@@ -144,7 +145,7 @@ pub fn run() -> ExitCode {
         }
     };
     let dialler = agent.clone();
-    let dialled = agent::spawn("dial", move || match dial_host() {
+    let dialled = agent::spawn("dial", move || match dial_host(PORT) {
         Ok(socket) => dialler.serve(socket),
         Err(error) => note(&format!("no host at vsock port {PORT} ({error}); waiting to be dialled")),
     });

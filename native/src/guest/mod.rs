@@ -5,6 +5,7 @@ pub mod modules;
 pub mod netlink;
 pub mod network;
 pub mod uevents;
+pub mod volumes;
 
 use crate::agent::{Fault, Outcome};
 use crate::{host, sys, wire};
@@ -14,6 +15,7 @@ use std::path::Path;
 
 pub struct Guest {
     pub drives: drives::Drives,
+    pub volumes: volumes::Volumes,
 }
 
 /// Makes the guest what the daemon says that it is; may come again.

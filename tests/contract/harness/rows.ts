@@ -1,6 +1,6 @@
 // A contract as a table: requests in order, each with what Firecracker answers. Written once, true of every program under test.
 import assert from "node:assert/strict";
-import { appendFileSync, writeFileSync } from "node:fs";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { isProgram, type Limited } from "./binary.ts";

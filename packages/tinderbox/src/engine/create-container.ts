@@ -6,6 +6,7 @@ import type { Image } from "../image/contract.ts";
 import { allCapabilities, hostCapabilities } from "./capability-set.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
+import { guestVolumes } from "./guest-volumes.ts";
 import { hostHasCgroupV2, lowestOomScoreAdj } from "./host-features.ts";
 import { newId } from "./id-index.ts";
 import { checkPropagation } from "./mount-propagation.ts";
@@ -124,6 +125,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
   const facts = await placeFacts(pod, config);
   sayWhenClamped(state, config.resources.oomScoreAdj, facts.lowestOomScoreAdj);
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
+  const volumes = facts.place === "microvm" ? guestVolumes(config) : [];
   const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
   signalNumber(stopSignal);
   const logPath = containerLogPath(logDirectoryOf(state, pod.stored.pod.config, podId), config.logPath);
@@ -149,7 +151,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
   try {
     const held = state.parts.images.hold(image.id, id);
     if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o700 });
-    const mounts = prepareMounts(config, container.volumeImageIds, state.parts.images, id);
+    const mounts = prepareMounts(config, container.volumeImageIds, state.parts.images, id, facts.place);
     await makeMissingSources(config);
     checkPropagation(config);
     await sandbox.createContainer(
@@ -157,6 +159,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
         id,
         image: held,
         ociSpec: spec,
+        volumes,
         // The agent decides by this alone; the image must then have the mount points (/dev, /proc, /etc/hosts, ...).
         readonlyRootfs: config.security.readonlyRootfs,
         terminal: config.tty,

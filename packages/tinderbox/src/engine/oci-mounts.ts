@@ -1,5 +1,6 @@
 /** The mounts of a container: what every one has, the files sent along, and what the request asks for. */
 import type { Mount } from "./contract.ts";
+import { guestVolumeSource } from "./guest-volumes.ts";
 import { preparedName } from "./volumes.ts";
 
 export type OciMount = {
@@ -13,6 +14,8 @@ export type MountFacts = {
   readonly privileged: boolean;
   readonly hostIpc: boolean;
   readonly hasCgroupV2: boolean;
+  /** In a microVM a path is a volume that the host serves, read-only where it is to be */
+  readonly inGuest: boolean;
   /** names sent along, to the path they appear at */
   readonly files: Readonly<Record<string, string>>;
   readonly requested: readonly Mount[];
@@ -67,12 +70,16 @@ export function ociMounts(facts: MountFacts): readonly OciMount[] {
       (mount, n): OciMount => ({
         destination: mount.containerPath,
         type: "bind",
-        source: sourceOf(mount, n),
-        options: [
-          "rbind",
-          mount.propagation === "private" ? "rprivate" : mount.propagation,
-          mount.readonly ? "ro" : "rw",
-        ],
+        ...(facts.inGuest && mount.source.kind === "path"
+          ? { source: guestVolumeSource(n), options: ["rbind", "rprivate"] }
+          : {
+              source: sourceOf(mount, n),
+              options: [
+                "rbind",
+                mount.propagation === "private" ? "rprivate" : mount.propagation,
+                mount.readonly ? "ro" : "rw",
+              ],
+            }),
       }),
     )
     .sort((a, b) => depth(a.destination) - depth(b.destination));

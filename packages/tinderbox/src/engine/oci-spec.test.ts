@@ -184,11 +184,19 @@ const mountOf = (containerPath: string, change: Partial<Mount> = {}): Mount => (
   ...change,
 });
 
+test("buildOciSpec: a microVM's volumes are named for its agent, and are bound as the host serves them", () => {
+  const { mounts } = build({ mounts: [mountOf("/d")] }, { place: "microvm" }).spec;
+  assert.ok(Array.isArray(mounts));
+  const bound = mounts.find((one) => one.destination === "/d");
+  assert.deepEqual([bound?.source, bound?.options], ["@volumes/0", ["rbind", "rprivate"]]);
+});
+
 test("buildOciSpec: a microVM refuses what is the host's, by the field's name", () => {
-  assert.throws(() => build({ mounts: [mountOf("/d")] }, { place: "microvm" }), {
-    code: "INVALID",
-    message: /mounts\.host_path/,
-  });
+  const ids = [{ inside: 0, outside: 1000, length: 1 }];
+  assert.throws(
+    () => build({ mounts: [mountOf("/d", { uidMappings: ids, gidMappings: ids })] }, { place: "microvm" }),
+    { code: "INVALID", message: /mounts\[0\]\.uidMappings/ },
+  );
   const hostPid = { ...security, pid: { mode: "node", targetId: "" } } as const;
   assert.throws(() => build({ security: hostPid }, { place: "microvm" }), {
     message: /namespace_options\.pid/,

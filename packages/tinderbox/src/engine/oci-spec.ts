@@ -95,8 +95,8 @@ function refuseForMicrovm(config: ContainerConfig): void {
   };
   if (config.security.pid.mode === "node") refuse("namespace_options.pid", "NODE");
   if (config.security.ipc === "node") refuse("namespace_options.ipc", "NODE");
-  for (const { source } of config.mounts)
-    if (source.kind === "path") refuse("mounts.host_path", JSON.stringify(source.path));
+  for (const [n, { uidMappings }] of config.mounts.entries())
+    if (uidMappings.length > 0) refuse(`mounts[${n}].uidMappings`, String(uidMappings.length));
   if (config.security.appArmorProfile !== "")
     refuse("apparmor", JSON.stringify(config.security.appArmorProfile));
   const [device] = config.devices;
@@ -176,6 +176,7 @@ export function buildOciSpec(
     privileged: security.privileged,
     hostIpc: security.ipc === "node",
     hasCgroupV2: facts.hasCgroupV2,
+    inGuest: facts.place === "microvm",
     files: sentFiles,
     requested: config.mounts,
   });

@@ -32,18 +32,20 @@ export function volumeImages(
   return found;
 }
 
-/** What the agent is to make ready; the images are held by `owner`. */
+/** What the agent is to make ready; the images are held by `owner`. In a microVM a path is a volume that the host serves. */
 export function prepareMounts(
   config: ContainerConfig,
   volumes: Readonly<Record<number, Digest>>,
   images: ImageService,
   owner: string,
+  place: "host" | "microvm",
 ): readonly PreparedMount[] {
   return config.mounts.flatMap((mount, n): PreparedMount[] => {
     const name = preparedName(mount, n);
     if (name === undefined) return [];
     const { source, recursiveReadOnly, uidMappings, gidMappings } = mount;
     const id = volumes[n];
+    if (source.kind === "path" && place === "microvm") return [];
     if (source.kind === "path")
       return [{ name, source, subPath: "", recursiveReadOnly, uidMappings, gidMappings }];
     if (id === undefined) throw new TinderboxError("INTERNAL", `mounts[${n}]: no image is held for it`);

@@ -16,6 +16,7 @@ import {
   type PreparedMountSchema,
   type Response,
   type RootfsSchema,
+  type VolumeSchema,
 } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
 import type {
   AttachOptions,
@@ -32,6 +33,7 @@ import { processStreams, tcpDuplex } from "./process-streams.ts";
 export type RootfsInit = MessageInitShape<typeof RootfsSchema>;
 type MountInit = MessageInitShape<typeof PreparedMountSchema>;
 export type MountSourceInit = NonNullable<MountInit["source"]>;
+export type VolumeInit = MessageInitShape<typeof VolumeSchema>;
 
 /** What an AgentSandbox asks of the kind of place it is in. */
 export type Place = {
@@ -46,7 +48,9 @@ export type Place = {
     image: Image,
     signal: AbortSignal,
   ): Promise<MountSourceInit>;
-  /** Gives it back; unknown ids are fine. Called after the agent has let go of the container. */
+  /** microVM: makes the spec's host directories and files available to the guest; idempotent by container id. */
+  serveVolumes?(spec: ContainerSpec, signal: AbortSignal): Promise<readonly VolumeInit[]>;
+  /** Gives image and volumes back; unknown ids are fine. Called after the agent has let go of the container. */
   releaseRootfs(containerId: string): Promise<void>;
   /** microVM: the daemon's end of the logs. Host: undefined, the agent writes the files. */
   readonly logs?: {
@@ -159,6 +163,7 @@ export class AgentSandbox implements Sandbox {
       const rootfs = await this.#place.acquireRootfs(spec, signal);
       const mounts: MountInit[] = [];
       for (const mount of spec.mounts) mounts.push(await this.#prepare(spec.id, mount, signal));
+      const volumes = (await this.#place.serveVolumes?.(spec, signal)) ?? [];
       const state = await this.#callForState(
         {
           case: "createContainer",
@@ -173,6 +178,7 @@ export class AgentSandbox implements Sandbox {
             runtime: this.#place.kind === "microvm" ? "crun" : this.record.spec.runtime,
             mounts,
             files: spec.files.map((file) => ({ name: file.name, content: file.content, mode: file.mode })),
+            volumes: [...volumes],
           },
         },
         signal,

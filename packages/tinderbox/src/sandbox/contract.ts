@@ -54,11 +54,25 @@ export type PreparedMount = {
   readonly gidMappings: readonly IdMapping[];
 };
 
+/** A host directory or file in a microVM's container. On the host the OCI spec names the source itself. */
+export type ContainerVolume = {
+  /** The OCI spec's mounts name it as `@volumes/NAME` */
+  readonly name: string;
+  readonly hostPath: string;
+  readonly readonly: boolean;
+  /** What is mounted below `hostPath` is read-only, too */
+  readonly recursiveReadOnly: boolean;
+  /** What the host mounts below `hostPath` later appears in the container: `rslave` */
+  readonly propagation: "private" | "rslave";
+};
+
 export type ContainerSpec = {
   readonly id: string;
   readonly image: Image;
   /** OCI runtime spec; root.path is set by the agent */
   readonly ociSpec: object;
+  /** microVM only; else empty */
+  readonly volumes: readonly ContainerVolume[];
   readonly readonlyRootfs: boolean;
   readonly terminal: boolean;
   readonly stdin: boolean;

@@ -27,6 +27,7 @@ import { DriveSlots } from "./drive-slots.ts";
 import { defaultPlaceholderDrives, machineConfiguration } from "./machine-configuration.ts";
 import { MicrovmLogs } from "./microvm-logs.ts";
 import { makeScratchDrive } from "./scratch-drive.ts";
+import { VolumeServer } from "./volumes.ts";
 
 export type MicrovmSandboxOptions = {
   /** Name of the runtime handler */
@@ -106,6 +107,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
   async function clean(record: SandboxRecord): Promise<void> {
     const identity = await readIdentity(record);
     if (identity) signalProcess(identity, "SIGKILL");
+    // The volume server, known or not, is in the pod's cgroup as well.
     await removePodCgroup(record.spec.cgroupPath);
     for (let waited = 0; identity && isAlive(identity); waited += 5) {
       if (waited > 10_000)
@@ -119,7 +121,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     record: SandboxRecord,
     machine: RunningMachine,
     control?: AgentConnection,
-  ): Promise<{ sandbox: AgentSandbox; slots: DriveSlots; logs: MicrovmLogs }> {
+  ): Promise<{ sandbox: AgentSandbox; slots: DriveSlots; volumes: VolumeServer; logs: MicrovmLogs }> {
     const logs = new MicrovmLogs(record.directory, log);
     const slots = await DriveSlots.load(record.directory, placeholderDrives, {
       setBacking: (index, path) => machine.api.patchDrive({ drive_id: `image_${index}`, path_on_host: path }),
@@ -130,6 +132,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
         );
       },
     });
+    const volumes = await VolumeServer.load(record.directory, record.spec.cgroupPath);
     const consolePath = join(record.directory, "console.log");
     const watcher = boundConsole(consolePath);
     const place: Place = {
@@ -143,7 +146,11 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
         case: "drive",
         value: await slots.acquire(containerId, image),
       }),
-      releaseRootfs: (containerId) => slots.release(containerId),
+      serveVolumes: (spec, signal) => volumes.acquire(spec.id, spec.volumes, signal),
+      async releaseRootfs(containerId) {
+        await volumes.release(containerId);
+        await slots.release(containerId);
+      },
       async destroy() {
         watcher.close();
         // Its containers have had their time to stop, and what it could still write ends with its scratch drive.
@@ -158,7 +165,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     };
     const sandbox = new AgentSandbox(record, place, control);
     logs.sandbox = sandbox;
-    return { sandbox, slots, logs };
+    return { sandbox, slots, volumes, logs };
   }
 
   async function boot(record: SandboxRecord, signal: AbortSignal, undo: UndoStack): Promise<AgentSandbox> {
@@ -270,10 +277,12 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
         });
         if (machine.phase !== "running")
           throw new TinderboxError("VMM", `its guest is ${machine.phase}, not running`);
-        const { sandbox, slots, logs } = await makeSandbox(record, machine);
+        const { sandbox, slots, volumes, logs } = await makeSandbox(record, machine);
         const ids = new Set((await sandbox.listContainers()).map((state) => state.id));
         for (const containerId of slots.containers)
           if (!ids.has(containerId)) await slots.release(containerId);
+        for (const containerId of volumes.containers)
+          if (!ids.has(containerId)) await volumes.release(containerId);
         await logs.resume(ids);
         return sandbox;
       } catch (cause) {

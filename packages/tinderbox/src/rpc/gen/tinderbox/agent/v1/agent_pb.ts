@@ -38,7 +38,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file tinderbox/agent/v1/agent.proto.
  */
 export const file_tinderbox_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNIvABCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIInEKCUludGVyZmFjZRIMCgRuYW1lGAEgASgJEgsKA21hYxgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkSKQoGcm91dGVzGAQgAygLMhkudGluZGVyYm94LmFnZW50LnYxLlJvdXRlEgsKA210dRgFIAEoDSItCgVSb3V0ZRITCgtkZXN0aW5hdGlvbhgBIAEoCRIPCgdnYXRld2F5GAIgASgJIiUKBlN5c2N0bBIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIsACCg9DcmVhdGVDb250YWluZXISCgoCaWQYASABKAkSEwoLY29uZmlnX2pzb24YAiABKAwSKgoGcm9vdGZzGAMgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlJvb3RmcxIQCgh0ZXJtaW5hbBgEIAEoCBINCgVzdGRpbhgFIAEoCBISCgpzdGRpbl9vbmNlGAYgASgIEhAKCGxvZ19wYXRoGAcgASgJEg8KB3J1bnRpbWUYCCABKAkSFAoMcnVudGltZV9yb290GAkgASgJEicKBWZpbGVzGAogAygLMhgudGluZGVyYm94LmFnZW50LnYxLkZpbGUSFgoOc3lzdGVtZF9jZ3JvdXAYCyABKAgSMQoGbW91bnRzGAwgAygLMiEudGluZGVyYm94LmFnZW50LnYxLlByZXBhcmVkTW91bnQi+wEKDVByZXBhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIOCgRwYXRoGAIgASgJSAASKgoFZHJpdmUYAyABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghzdWJfcGF0aBgEIAEoCRIaChJyZWN1cnNpdmVfcmVhZG9ubHkYBSABKAgSMwoMdWlkX21hcHBpbmdzGAYgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZxIzCgxnaWRfbWFwcGluZ3MYByADKAsyHS50aW5kZXJib3guYWdlbnQudjEuSWRNYXBwaW5nQggKBnNvdXJjZSI8CglJZE1hcHBpbmcSDgoGaW5zaWRlGAEgASgNEg8KB291dHNpZGUYAiABKA0SDgoGbGVuZ3RoGAMgASgNIjMKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdjb250ZW50GAIgASgMEgwKBG1vZGUYAyABKA0ifQoGUm9vdGZzEhMKCWRpcmVjdG9yeRgBIAEoCUgAEioKBWRyaXZlGAIgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIcmVhZG9ubHkYAyABKAgSFwoPdXBwZXJfZGlyZWN0b3J5GAQgASgJQgcKBWxvd2VyIjsKBURyaXZlEg0KBWluZGV4GAEgASgNEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHZnNfdHlwZRgDIAEoCSIdCgxSZWxlYXNlRHJpdmUSDQoFaW5kZXgYASABKA0iGgoMQ29udGFpbmVyUmVmEgoKAmlkGAEgASgJIjEKBlNpZ25hbBIKCgJpZBgBIAEoCRIOCgZzaWduYWwYAiABKAUSCwoDYWxsGAMgASgIIiwKD0RlbGV0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRINCgVmb3JjZRgCIAEoCCKjAgoOQ29udGFpbmVyU3RhdGUSCgoCaWQYASABKAkSOQoGc3RhdHVzGAIgASgOMikudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlLlN0YXR1cxILCgNwaWQYAyABKAUSFQoNY3JlYXRlZF9hdF9ucxgEIAEoAxIVCg1zdGFydGVkX2F0X25zGAUgASgDEhYKDmZpbmlzaGVkX2F0X25zGAYgASgDEhEKCWV4aXRfY29kZRgHIAEoBRISCgpvb21fa2lsbGVkGAggASgIEg8KB2xvZ19lbmQYCSABKAQiPwoGU3RhdHVzEg8KC1VOU1BFQ0lGSUVEEAASCwoHQ1JFQVRFRBABEgsKB1JVTk5JTkcQAhIKCgZFWElURUQQAyJHCg1Db250YWluZXJMaXN0EjYKCmNvbnRhaW5lcnMYASADKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUiCwoJU3Vic2NyaWJlIokBCgVFdmVudBI0CgZleGl0ZWQYASABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGVIABIzCgVzdGF0ZRgCIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEg0KA29vbRgDIAEoCUgAQgYKBGJvZHkiKQoJUmVvcGVuTG9nEgoKAmlkGAEgASgJEhAKCGxvZ19wYXRoGAIgASgJImMKD1VwZGF0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDBIaCg1vb21fc2NvcmVfYWRqGAMgASgRSACIAQFCEAoOX29vbV9zY29yZV9hZGoiogMKDkNvbnRhaW5lclN0YXRzEhQKDHRpbWVzdGFtcF9ucxgBIAEoAxIUCgxjcHVfdXNhZ2VfbnMYAiABKAQSGgoSbWVtb3J5X3VzYWdlX2J5dGVzGAMgASgEEiAKGG1lbW9yeV93b3JraW5nX3NldF9ieXRlcxgEIAEoBBIYChBtZW1vcnlfcnNzX2J5dGVzGAUgASgEEgwKBHBpZHMYBiABKAQSEwoLcGFnZV9mYXVsdHMYByABKAQSGQoRbWFqb3JfcGFnZV9mYXVsdHMYCCABKAQSFgoOd3JpdGFibGVfYnl0ZXMYCSABKAQSFwoPd3JpdGFibGVfaW5vZGVzGAogASgEEkIKCGNvdW50ZXJzGAsgAygLMjAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRzLkNvdW50ZXJzRW50cnkSKAoCaW8YDCADKAsyHC50aW5kZXJib3guYWdlbnQudjEuRGV2aWNlSW8aLwoNQ291bnRlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBInAKCERldmljZUlvEg0KBW1ham9yGAEgASgNEg0KBW1pbm9yGAIgASgNEhIKCnJlYWRfYnl0ZXMYAyABKAQSEwoLd3JpdGVfYnl0ZXMYBCABKAQSDQoFcmVhZHMYBSABKAQSDgoGd3JpdGVzGAYgASgEIlgKCFBvZFN0YXRzEhQKDHRpbWVzdGFtcF9ucxgBIAEoAxI2CgppbnRlcmZhY2VzGAIgAygLMiIudGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZVN0YXRzIrgBCg5JbnRlcmZhY2VTdGF0cxIMCgRuYW1lGAEgASgJEhAKCHJ4X2J5dGVzGAIgASgEEhIKCnJ4X3BhY2tldHMYAyABKAQSEQoJcnhfZXJyb3JzGAQgASgEEhIKCnJ4X2Ryb3BwZWQYBSABKAQSEAoIdHhfYnl0ZXMYBiABKAQSEgoKdHhfcGFja2V0cxgHIAEoBBIRCgl0eF9lcnJvcnMYCCABKAQSEgoKdHhfZHJvcHBlZBgJIAEoBCItCgxUZXJtaW5hbFNpemUSDQoFd2lkdGgYASABKA0SDgoGaGVpZ2h0GAIgASgNIjwKCkV4aXRTdGF0dXMSDAoEY29kZRgBIAEoBRIRCgl0aW1lZF9vdXQYAiABKAgSDQoFZXJyb3IYAyABKAkiuwEKCE9wZW5FeGVjEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIUCgxwcm9jZXNzX2pzb24YAiABKAwSDQoFc3RkaW4YAyABKAgSDgoGc3Rkb3V0GAQgASgIEg4KBnN0ZGVychgFIAEoCBIQCgh0ZXJtaW5hbBgGIAEoCBISCgp0aW1lb3V0X21zGAcgASgEEi4KBHNpemUYCCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuVGVybWluYWxTaXplIlEKCk9wZW5BdHRhY2gSFAoMY29udGFpbmVyX2lkGAEgASgJEg0KBXN0ZGluGAIgASgIEg4KBnN0ZG91dBgDIAEoCBIOCgZzdGRlcnIYBCABKAgiLwoHT3BlbkxvZxIUCgxjb250YWluZXJfaWQYASABKAkSDgoGb2Zmc2V0GAIgASgEIhcKB09wZW5UY3ASDAoEcG9ydBgBIAEoDWIGcHJvdG8z");
+  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNIvABCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIInEKCUludGVyZmFjZRIMCgRuYW1lGAEgASgJEgsKA21hYxgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkSKQoGcm91dGVzGAQgAygLMhkudGluZGVyYm94LmFnZW50LnYxLlJvdXRlEgsKA210dRgFIAEoDSItCgVSb3V0ZRITCgtkZXN0aW5hdGlvbhgBIAEoCRIPCgdnYXRld2F5GAIgASgJIiUKBlN5c2N0bBIMCgRuYW1lGAEgASgJEg0KBXZhbHVlGAIgASgJIu0CCg9DcmVhdGVDb250YWluZXISCgoCaWQYASABKAkSEwoLY29uZmlnX2pzb24YAiABKAwSKgoGcm9vdGZzGAMgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlJvb3RmcxIQCgh0ZXJtaW5hbBgEIAEoCBINCgVzdGRpbhgFIAEoCBISCgpzdGRpbl9vbmNlGAYgASgIEhAKCGxvZ19wYXRoGAcgASgJEg8KB3J1bnRpbWUYCCABKAkSFAoMcnVudGltZV9yb290GAkgASgJEicKBWZpbGVzGAogAygLMhgudGluZGVyYm94LmFnZW50LnYxLkZpbGUSFgoOc3lzdGVtZF9jZ3JvdXAYCyABKAgSMQoGbW91bnRzGAwgAygLMiEudGluZGVyYm94LmFnZW50LnYxLlByZXBhcmVkTW91bnQSKwoHdm9sdW1lcxgNIAMoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5Wb2x1bWUi+wEKDVByZXBhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIOCgRwYXRoGAIgASgJSAASKgoFZHJpdmUYAyABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghzdWJfcGF0aBgEIAEoCRIaChJyZWN1cnNpdmVfcmVhZG9ubHkYBSABKAgSMwoMdWlkX21hcHBpbmdzGAYgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZxIzCgxnaWRfbWFwcGluZ3MYByADKAsyHS50aW5kZXJib3guYWdlbnQudjEuSWRNYXBwaW5nQggKBnNvdXJjZSI8CglJZE1hcHBpbmcSDgoGaW5zaWRlGAEgASgNEg8KB291dHNpZGUYAiABKA0SDgoGbGVuZ3RoGAMgASgNIkIKBlZvbHVtZRIMCgRuYW1lGAEgASgJEgoKAmlkGAIgASgJEgwKBGZpbGUYAyABKAgSEAoIcmVhZG9ubHkYBCABKAgiMwoERmlsZRIMCgRuYW1lGAEgASgJEg8KB2NvbnRlbnQYAiABKAwSDAoEbW9kZRgDIAEoDSJ9CgZSb290ZnMSEwoJZGlyZWN0b3J5GAEgASgJSAASKgoFZHJpdmUYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghyZWFkb25seRgDIAEoCBIXCg91cHBlcl9kaXJlY3RvcnkYBCABKAlCBwoFbG93ZXIiOwoFRHJpdmUSDQoFaW5kZXgYASABKA0SEgoKc2l6ZV9ieXRlcxgCIAEoBBIPCgdmc190eXBlGAMgASgJIh0KDFJlbGVhc2VEcml2ZRINCgVpbmRleBgBIAEoDSIaCgxDb250YWluZXJSZWYSCgoCaWQYASABKAkiMQoGU2lnbmFsEgoKAmlkGAEgASgJEg4KBnNpZ25hbBgCIAEoBRILCgNhbGwYAyABKAgiLAoPRGVsZXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEg0KBWZvcmNlGAIgASgIIqMCCg5Db250YWluZXJTdGF0ZRIKCgJpZBgBIAEoCRI5CgZzdGF0dXMYAiABKA4yKS50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUuU3RhdHVzEgsKA3BpZBgDIAEoBRIVCg1jcmVhdGVkX2F0X25zGAQgASgDEhUKDXN0YXJ0ZWRfYXRfbnMYBSABKAMSFgoOZmluaXNoZWRfYXRfbnMYBiABKAMSEQoJZXhpdF9jb2RlGAcgASgFEhIKCm9vbV9raWxsZWQYCCABKAgSDwoHbG9nX2VuZBgJIAEoBCI/CgZTdGF0dXMSDwoLVU5TUEVDSUZJRUQQABILCgdDUkVBVEVEEAESCwoHUlVOTklORxACEgoKBkVYSVRFRBADIkcKDUNvbnRhaW5lckxpc3QSNgoKY29udGFpbmVycxgBIAMoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZSILCglTdWJzY3JpYmUiiQEKBUV2ZW50EjQKBmV4aXRlZBgBIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEjMKBXN0YXRlGAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASDQoDb29tGAMgASgJSABCBgoEYm9keSIpCglSZW9wZW5Mb2cSCgoCaWQYASABKAkSEAoIbG9nX3BhdGgYAiABKAkiYwoPVXBkYXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEhYKDnJlc291cmNlc19qc29uGAIgASgMEhoKDW9vbV9zY29yZV9hZGoYAyABKBFIAIgBAUIQCg5fb29tX3Njb3JlX2FkaiKiAwoOQ29udGFpbmVyU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEhQKDGNwdV91c2FnZV9ucxgCIAEoBBIaChJtZW1vcnlfdXNhZ2VfYnl0ZXMYAyABKAQSIAoYbWVtb3J5X3dvcmtpbmdfc2V0X2J5dGVzGAQgASgEEhgKEG1lbW9yeV9yc3NfYnl0ZXMYBSABKAQSDAoEcGlkcxgGIAEoBBITCgtwYWdlX2ZhdWx0cxgHIAEoBBIZChFtYWpvcl9wYWdlX2ZhdWx0cxgIIAEoBBIWCg53cml0YWJsZV9ieXRlcxgJIAEoBBIXCg93cml0YWJsZV9pbm9kZXMYCiABKAQSQgoIY291bnRlcnMYCyADKAsyMC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHMuQ291bnRlcnNFbnRyeRIoCgJpbxgMIAMoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5EZXZpY2VJbxovCg1Db3VudGVyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEicAoIRGV2aWNlSW8SDQoFbWFqb3IYASABKA0SDQoFbWlub3IYAiABKA0SEgoKcmVhZF9ieXRlcxgDIAEoBBITCgt3cml0ZV9ieXRlcxgEIAEoBBINCgVyZWFkcxgFIAEoBBIOCgZ3cml0ZXMYBiABKAQiWAoIUG9kU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEjYKCmludGVyZmFjZXMYAiADKAsyIi50aW5kZXJib3guYWdlbnQudjEuSW50ZXJmYWNlU3RhdHMiuAEKDkludGVyZmFjZVN0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEIi0KDFRlcm1pbmFsU2l6ZRINCgV3aWR0aBgBIAEoDRIOCgZoZWlnaHQYAiABKA0iPAoKRXhpdFN0YXR1cxIMCgRjb2RlGAEgASgFEhEKCXRpbWVkX291dBgCIAEoCBINCgVlcnJvchgDIAEoCSK7AQoIT3BlbkV4ZWMSFAoMY29udGFpbmVyX2lkGAEgASgJEhQKDHByb2Nlc3NfanNvbhgCIAEoDBINCgVzdGRpbhgDIAEoCBIOCgZzdGRvdXQYBCABKAgSDgoGc3RkZXJyGAUgASgIEhAKCHRlcm1pbmFsGAYgASgIEhIKCnRpbWVvdXRfbXMYByABKAQSLgoEc2l6ZRgIIAEoCzIgLnRpbmRlcmJveC5hZ2VudC52MS5UZXJtaW5hbFNpemUiUQoKT3BlbkF0dGFjaBIUCgxjb250YWluZXJfaWQYASABKAkSDQoFc3RkaW4YAiABKAgSDgoGc3Rkb3V0GAMgASgIEg4KBnN0ZGVychgEIAEoCCIvCgdPcGVuTG9nEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZvZmZzZXQYAiABKAQiFwoHT3BlblRjcBIMCgRwb3J0GAEgASgNYgZwcm90bzM");
 
 /**
  * @generated from message tinderbox.agent.v1.Hello
@@ -657,6 +657,13 @@ export type CreateContainer = Message<"tinderbox.agent.v1.CreateContainer"> & {
    * @generated from field: repeated tinderbox.agent.v1.PreparedMount mounts = 12;
    */
   mounts: PreparedMount[];
+
+  /**
+   * guest only: mounted before create; config_json mounts name them as "@volumes/NAME"
+   *
+   * @generated from field: repeated tinderbox.agent.v1.Volume volumes = 13;
+   */
+  volumes: Volume[];
 };
 
 /**
@@ -762,6 +769,46 @@ export const IdMappingSchema: GenMessage<IdMapping> = /*@__PURE__*/
   messageDesc(file_tinderbox_agent_v1_agent, 12);
 
 /**
+ * A host directory or file that `tinderbox-native fs` serves on vsock port 1025 of the host.
+ *
+ * @generated from message tinderbox.agent.v1.Volume
+ */
+export type Volume = Message<"tinderbox.agent.v1.Volume"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * [a-z0-9]{1,32}, as the server knows it; the same id is mounted once for all containers
+   *
+   * @generated from field: string id = 2;
+   */
+  id: string;
+
+  /**
+   * one file, not a directory
+   *
+   * @generated from field: bool file = 3;
+   */
+  file: boolean;
+
+  /**
+   * all of it, as the server has it, too
+   *
+   * @generated from field: bool readonly = 4;
+   */
+  readonly: boolean;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.Volume.
+ * Use `create(VolumeSchema)` to create a new message.
+ */
+export const VolumeSchema: GenMessage<Volume> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 13);
+
+/**
  * @generated from message tinderbox.agent.v1.File
  */
 export type File = Message<"tinderbox.agent.v1.File"> & {
@@ -788,7 +835,7 @@ export type File = Message<"tinderbox.agent.v1.File"> & {
  * Use `create(FileSchema)` to create a new message.
  */
 export const FileSchema: GenMessage<File> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 13);
+  messageDesc(file_tinderbox_agent_v1_agent, 14);
 
 /**
  * An overlay: lower (read-only image) under a writable layer that goes away with the container.
@@ -837,7 +884,7 @@ export type Rootfs = Message<"tinderbox.agent.v1.Rootfs"> & {
  * Use `create(RootfsSchema)` to create a new message.
  */
 export const RootfsSchema: GenMessage<Rootfs> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 14);
+  messageDesc(file_tinderbox_agent_v1_agent, 15);
 
 /**
  * @generated from message tinderbox.agent.v1.Drive
@@ -870,7 +917,7 @@ export type Drive = Message<"tinderbox.agent.v1.Drive"> & {
  * Use `create(DriveSchema)` to create a new message.
  */
 export const DriveSchema: GenMessage<Drive> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 15);
+  messageDesc(file_tinderbox_agent_v1_agent, 16);
 
 /**
  * @generated from message tinderbox.agent.v1.ReleaseDrive
@@ -889,7 +936,7 @@ export type ReleaseDrive = Message<"tinderbox.agent.v1.ReleaseDrive"> & {
  * Use `create(ReleaseDriveSchema)` to create a new message.
  */
 export const ReleaseDriveSchema: GenMessage<ReleaseDrive> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 16);
+  messageDesc(file_tinderbox_agent_v1_agent, 17);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerRef
@@ -906,7 +953,7 @@ export type ContainerRef = Message<"tinderbox.agent.v1.ContainerRef"> & {
  * Use `create(ContainerRefSchema)` to create a new message.
  */
 export const ContainerRefSchema: GenMessage<ContainerRef> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 17);
+  messageDesc(file_tinderbox_agent_v1_agent, 18);
 
 /**
  * @generated from message tinderbox.agent.v1.Signal
@@ -935,7 +982,7 @@ export type Signal = Message<"tinderbox.agent.v1.Signal"> & {
  * Use `create(SignalSchema)` to create a new message.
  */
 export const SignalSchema: GenMessage<Signal> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 18);
+  messageDesc(file_tinderbox_agent_v1_agent, 19);
 
 /**
  * @generated from message tinderbox.agent.v1.DeleteContainer
@@ -959,7 +1006,7 @@ export type DeleteContainer = Message<"tinderbox.agent.v1.DeleteContainer"> & {
  * Use `create(DeleteContainerSchema)` to create a new message.
  */
 export const DeleteContainerSchema: GenMessage<DeleteContainer> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 19);
+  messageDesc(file_tinderbox_agent_v1_agent, 20);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerState
@@ -1020,7 +1067,7 @@ export type ContainerState = Message<"tinderbox.agent.v1.ContainerState"> & {
  * Use `create(ContainerStateSchema)` to create a new message.
  */
 export const ContainerStateSchema: GenMessage<ContainerState> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 20);
+  messageDesc(file_tinderbox_agent_v1_agent, 21);
 
 /**
  * @generated from enum tinderbox.agent.v1.ContainerState.Status
@@ -1056,7 +1103,7 @@ export type ContainerState_Status = (typeof ContainerState_Status)[keyof typeof 
  * Describes the enum tinderbox.agent.v1.ContainerState.Status.
  */
 export const ContainerState_StatusSchema: GenEnum<ContainerState_Status> = /*@__PURE__*/
-  enumDesc(file_tinderbox_agent_v1_agent, 20, 0);
+  enumDesc(file_tinderbox_agent_v1_agent, 21, 0);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerList
@@ -1073,7 +1120,7 @@ export type ContainerList = Message<"tinderbox.agent.v1.ContainerList"> & {
  * Use `create(ContainerListSchema)` to create a new message.
  */
 export const ContainerListSchema: GenMessage<ContainerList> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 21);
+  messageDesc(file_tinderbox_agent_v1_agent, 22);
 
 /**
  * @generated from message tinderbox.agent.v1.Subscribe
@@ -1086,7 +1133,7 @@ export type Subscribe = Message<"tinderbox.agent.v1.Subscribe"> & {
  * Use `create(SubscribeSchema)` to create a new message.
  */
 export const SubscribeSchema: GenMessage<Subscribe> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 22);
+  messageDesc(file_tinderbox_agent_v1_agent, 23);
 
 /**
  * @generated from message tinderbox.agent.v1.Event
@@ -1127,7 +1174,7 @@ export type Event = Message<"tinderbox.agent.v1.Event"> & {
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema: GenMessage<Event> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 23);
+  messageDesc(file_tinderbox_agent_v1_agent, 24);
 
 /**
  * @generated from message tinderbox.agent.v1.ReopenLog
@@ -1151,7 +1198,7 @@ export type ReopenLog = Message<"tinderbox.agent.v1.ReopenLog"> & {
  * Use `create(ReopenLogSchema)` to create a new message.
  */
 export const ReopenLogSchema: GenMessage<ReopenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 24);
+  messageDesc(file_tinderbox_agent_v1_agent, 25);
 
 /**
  * @generated from message tinderbox.agent.v1.UpdateContainer
@@ -1182,7 +1229,7 @@ export type UpdateContainer = Message<"tinderbox.agent.v1.UpdateContainer"> & {
  * Use `create(UpdateContainerSchema)` to create a new message.
  */
 export const UpdateContainerSchema: GenMessage<UpdateContainer> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 25);
+  messageDesc(file_tinderbox_agent_v1_agent, 26);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerStats
@@ -1256,7 +1303,7 @@ export type ContainerStats = Message<"tinderbox.agent.v1.ContainerStats"> & {
  * Use `create(ContainerStatsSchema)` to create a new message.
  */
 export const ContainerStatsSchema: GenMessage<ContainerStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 26);
+  messageDesc(file_tinderbox_agent_v1_agent, 27);
 
 /**
  * @generated from message tinderbox.agent.v1.DeviceIo
@@ -1298,7 +1345,7 @@ export type DeviceIo = Message<"tinderbox.agent.v1.DeviceIo"> & {
  * Use `create(DeviceIoSchema)` to create a new message.
  */
 export const DeviceIoSchema: GenMessage<DeviceIo> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 27);
+  messageDesc(file_tinderbox_agent_v1_agent, 28);
 
 /**
  * @generated from message tinderbox.agent.v1.PodStats
@@ -1322,7 +1369,7 @@ export type PodStats = Message<"tinderbox.agent.v1.PodStats"> & {
  * Use `create(PodStatsSchema)` to create a new message.
  */
 export const PodStatsSchema: GenMessage<PodStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 28);
+  messageDesc(file_tinderbox_agent_v1_agent, 29);
 
 /**
  * @generated from message tinderbox.agent.v1.InterfaceStats
@@ -1379,7 +1426,7 @@ export type InterfaceStats = Message<"tinderbox.agent.v1.InterfaceStats"> & {
  * Use `create(InterfaceStatsSchema)` to create a new message.
  */
 export const InterfaceStatsSchema: GenMessage<InterfaceStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 29);
+  messageDesc(file_tinderbox_agent_v1_agent, 30);
 
 /**
  * @generated from message tinderbox.agent.v1.TerminalSize
@@ -1401,7 +1448,7 @@ export type TerminalSize = Message<"tinderbox.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 30);
+  messageDesc(file_tinderbox_agent_v1_agent, 31);
 
 /**
  * @generated from message tinderbox.agent.v1.ExitStatus
@@ -1432,7 +1479,7 @@ export type ExitStatus = Message<"tinderbox.agent.v1.ExitStatus"> & {
  * Use `create(ExitStatusSchema)` to create a new message.
  */
 export const ExitStatusSchema: GenMessage<ExitStatus> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 31);
+  messageDesc(file_tinderbox_agent_v1_agent, 32);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenExec
@@ -1490,7 +1537,7 @@ export type OpenExec = Message<"tinderbox.agent.v1.OpenExec"> & {
  * Use `create(OpenExecSchema)` to create a new message.
  */
 export const OpenExecSchema: GenMessage<OpenExec> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 32);
+  messageDesc(file_tinderbox_agent_v1_agent, 33);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenAttach
@@ -1522,7 +1569,7 @@ export type OpenAttach = Message<"tinderbox.agent.v1.OpenAttach"> & {
  * Use `create(OpenAttachSchema)` to create a new message.
  */
 export const OpenAttachSchema: GenMessage<OpenAttach> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 33);
+  messageDesc(file_tinderbox_agent_v1_agent, 34);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenLog
@@ -1546,7 +1593,7 @@ export type OpenLog = Message<"tinderbox.agent.v1.OpenLog"> & {
  * Use `create(OpenLogSchema)` to create a new message.
  */
 export const OpenLogSchema: GenMessage<OpenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 34);
+  messageDesc(file_tinderbox_agent_v1_agent, 35);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenTcp
@@ -1563,5 +1610,5 @@ export type OpenTcp = Message<"tinderbox.agent.v1.OpenTcp"> & {
  * Use `create(OpenTcpSchema)` to create a new message.
  */
 export const OpenTcpSchema: GenMessage<OpenTcp> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 35);
+  messageDesc(file_tinderbox_agent_v1_agent, 36);
 
