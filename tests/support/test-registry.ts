@@ -18,13 +18,19 @@ async function freePort(): Promise<number> {
 }
 
 /** Starts a registry with its storage below `dir`; it dies with this process. */
-export async function startRegistry(options: { readonly dir: string }): Promise<TestRegistry> {
+export async function startRegistry(options: {
+  readonly dir: string;
+  /** @default a directory below `dir` */
+  readonly storage?: string;
+  /** A line of its configuration */
+  readonly auth?: string;
+}): Promise<TestRegistry> {
   mkdirSync(options.dir, { recursive: true });
   const host = `127.0.0.1:${await freePort()}`;
   const config = join(options.dir, "config.yml");
   writeFileSync(
     config,
-    `version: 0.1\nlog: { level: info }\nstorage: { filesystem: { rootdirectory: ${options.dir}/data } }\nhttp: { addr: "${host}" }\n`,
+    `version: 0.1\nlog: { level: info }\nstorage: { filesystem: { rootdirectory: ${options.storage ?? join(options.dir, "data")} } }\nhttp: { addr: "${host}" }\n${options.auth ?? ""}\n`,
   );
   const child = spawn("setpriv", ["--pdeathsig", "KILL", "--", "docker-registry", "serve", config], {
     stdio: ["ignore", "ignore", "pipe"],
