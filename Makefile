@@ -46,6 +46,9 @@ docs: ## the SDK's API pages in .cache/docs/sdk; fails where an export has no co
 	@tools/setup.sh node
 	@tools/typedoc/node_modules/.bin/typedoc --options tools/typedoc/typedoc.json
 
+fuzz: ## fuzz the agent's decoder (ARGS="SECONDS", 60 unless told)
+	@tools/fuzz.sh $(ARGS)
+
 gen: ## generate code from proto/ again
 	@tools/setup.sh node
 	@node_modules/.bin/buf generate

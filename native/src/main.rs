@@ -1,5 +1,8 @@
 //! The one native program of Tinderbox, by its first argument (or as PID 1 of a microVM): see `usage`.
 mod agent;
+#[cfg(test)]
+#[path = "../fuzz/exercise.rs"]
+mod exercise;
 mod frame;
 mod guest;
 mod host;
@@ -8,6 +11,8 @@ mod launch;
 mod microvm;
 mod netns;
 mod notify;
+#[cfg(test)]
+mod replay;
 mod sys;
 mod tap;
 mod tsc;

@@ -136,7 +136,11 @@ export async function buildGuest(options: BuildGuestOptions): Promise<GuestArtef
   try {
     const { image, modulesDir } = await fetchKernel(source, cacheDir, workDir, report, signal);
     report({ step: "unpack-kernel", message: "kernel image to vmlinux", totalBytes: image.length });
-    const vmlinux = await unpackKernel(image, workDir, signal);
+    const vmlinux = await unpackKernel(image, workDir, signal).catch((cause: unknown) => {
+      if (!(cause instanceof TinderboxError) || options.kernel === undefined) throw cause;
+      const hint = cause.hint === undefined ? {} : { hint: cause.hint };
+      throw new TinderboxError(cause.code, `${options.kernel}: ${cause.message}`, { cause, ...hint });
+    });
     const kernelRelease = kernelReleaseOf(vmlinux) ?? (modulesDir ? basename(modulesDir) : "unknown");
     const select = (wanted: readonly string[]): ReturnType<typeof selectModules> =>
       modulesDir === undefined ? Promise.resolve([]) : selectModules(modulesDir, wanted, workDir, signal);

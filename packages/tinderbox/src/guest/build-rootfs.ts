@@ -80,15 +80,21 @@ async function undate(directory: string): Promise<void> {
 }
 
 async function fillWithBusybox(directory: string, cacheDir: string, signal?: AbortSignal): Promise<void> {
-  for (const name of ["bin", "dev", "etc", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "var"])
+  const put = async (path: string, content: string | Buffer, mode: number): Promise<void> => {
+    await writeFile(join(directory, path), content);
+    await chmod(join(directory, path), mode);
+  };
+  // By chmod: a mode that is given to mkdir is what the caller's umask leaves of it.
+  for (const name of ["bin", "dev", "etc", "mnt", "proc", "root", "run", "sbin", "sys", "tmp", "var"]) {
     await mkdir(join(directory, name));
-  await chmod(join(directory, "tmp"), 0o1777);
-  await writeFile(join(directory, "bin/busybox"), await loadStaticBusybox(cacheDir, signal), { mode: 0o755 });
+    await chmod(join(directory, name), name === "tmp" ? 0o1777 : 0o755);
+  }
+  await put("bin/busybox", await loadStaticBusybox(cacheDir, signal), 0o755);
   for (const name of ["sh", "ls", "cat", "mount", "uname", "reboot", "ps", "dmesg", "ip", "ping", "vi"])
     await symlink("busybox", join(directory, "bin", name));
-  await writeFile(join(directory, "sbin/init"), busyboxInit, { mode: 0o755 });
-  await writeFile(join(directory, "etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n", { mode: 0o644 });
-  await writeFile(join(directory, "etc/group"), "root:x:0:\n", { mode: 0o644 });
+  await put("sbin/init", busyboxInit, 0o755);
+  await put("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n", 0o644);
+  await put("etc/group", "root:x:0:\n", 0o644);
   await undate(directory);
 }
 
@@ -174,7 +180,8 @@ export async function buildRootfs(options: BuildRootfsOptions): Promise<void> {
   const workDir = await mkdtemp(join(dirname(output), ".rootfs-"));
   try {
     const directory = join(workDir, "root");
-    await mkdir(directory, { mode: 0o755 });
+    await mkdir(directory);
+    await chmod(directory, 0o755);
     if (source.kind === "busybox") {
       report("a busybox system");
       await fillWithBusybox(directory, cacheDir, signal);

@@ -16,7 +16,7 @@ import type { GuestProgress } from "./guest-progress.ts";
 import { loadStaticBusybox } from "./static-busybox.ts";
 
 /** Raised when the same source shall give other bytes. */
-const recipeVersion = 1;
+const recipeVersion = 2;
 
 /** What `buildRootfsArtefact` is asked for. */
 export type RootfsArtefactOptions = {
