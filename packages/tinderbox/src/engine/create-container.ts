@@ -44,18 +44,37 @@ async function placeFacts(pod: PodEntry, { security }: ContainerConfig): Promise
   const { record } = pod.stored;
   if (!record) throw new TinderboxError("WRONG_STATE", `pod ${pod.stored.pod.id} has no sandbox`);
   const isHost = record.place === "host";
+  const capabilities = isHost ? hostCapabilities() : allCapabilities;
   return {
     place: record.place,
     podCgroupPath: record.spec.cgroupPath,
     hasCgroupV2: isHost ? existsSync("/sys/fs/cgroup/cgroup.controllers") : true,
-    capabilities: isHost ? hostCapabilities() : allCapabilities,
-    lowestOomScoreAdj: isHost ? Number(readFileSync("/proc/self/oom_score_adj", "utf8")) : -1000,
+    capabilities,
+    // Without this capability nobody gets lower than the daemon itself.
+    lowestOomScoreAdj: capabilities.has("SYS_RESOURCE")
+      ? -1000
+      : Number(readFileSync("/proc/self/oom_score_adj", "utf8")),
     hostname: record.spec.hostname,
     seccompFile:
       security.seccomp.kind === "file" && !security.privileged
         ? await readSeccompProfile(security.seccomp.path)
         : undefined,
   };
+}
+
+const saidClamped = new WeakSet<EngineState>();
+
+/** Once for a daemon: every guaranteed pod of a kubelet asks for it. */
+function sayWhenClamped(state: EngineState, wanted: number, lowest: number): void {
+  if (wanted >= lowest || saidClamped.has(state)) return;
+  saidClamped.add(state);
+  state.parts.logger.warn(
+    "oom_score_adj cannot be lowered here (no CAP_SYS_RESOURCE): containers get the lowest there is",
+    {
+      wanted,
+      lowest,
+    },
+  );
 }
 
 async function hostsFile(config: PodConfig, hostname: string, ips: readonly string[]): Promise<string> {
@@ -94,6 +113,7 @@ async function create(state: EngineState, pod: PodEntry, config: ContainerConfig
   const id = newId();
   const image = imageFor(state, config);
   const facts = await placeFacts(pod, config);
+  sayWhenClamped(state, config.resources.oomScoreAdj, facts.lowestOomScoreAdj);
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
   const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
   signalNumber(stopSignal);

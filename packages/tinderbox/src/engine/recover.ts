@@ -41,6 +41,20 @@ async function takeUp(state: EngineState, entry: PodEntry, sandbox: Sandbox): Pr
   }
   for (const one of found.values()) if (!state.containers.has(one.id)) await sandbox.deleteContainer(one.id);
   state.follow(entry, sandbox);
+  void checkNetwork(state, entry);
+}
+
+/** Says what of a pod's network has gone while nobody looked; the pod is its owner's to replace. */
+async function checkNetwork(state: EngineState, entry: PodEntry): Promise<void> {
+  const { id, config } = entry.stored.pod;
+  if (config.namespaces.network !== "pod") return;
+  await state.parts.network.check(id).catch((cause) =>
+    // Not a warning: portmap misses IPv6 rules that it never made.
+    state.parts.logger.info("a pod's network is not as it was made", {
+      pod: id,
+      cause: TinderboxError.from(cause).message,
+    }),
+  );
 }
 
 async function recoverReady(state: EngineState, entry: PodEntry, isSameBoot: boolean): Promise<void> {

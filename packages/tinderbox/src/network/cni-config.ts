@@ -14,6 +14,8 @@ export type CniPlugin = {
 export type CniNetwork = {
   readonly cniVersion: string;
   readonly name: string;
+  /** CHECK must not be called */
+  readonly disableCheck: boolean;
   readonly plugins: readonly CniPlugin[];
 };
 
@@ -65,6 +67,7 @@ export function parseCniNetwork(path: string, text: string): CniNetwork {
   return {
     cniVersion,
     name,
+    disableCheck: isList && raw["disableCheck"] === true,
     plugins: entries.map((entry, n) => parsePlugin(isList ? `${path}: plugins[${n}]` : path, entry)),
   };
 }

@@ -1,4 +1,4 @@
-/** Runs CNI plugins as the specification's runtime side: ADD in order with prevResult, DEL in reverse. */
+/** Runs CNI plugins as the specification's runtime side: ADD and CHECK in order with prevResult, DEL in reverse. */
 import { TinderboxError } from "../base/errors.ts";
 import { tryRun } from "../native/run.ts";
 import { type CniNetwork, type CniPlugin, findPlugin, isObject, type JsonObject } from "./cni-config.ts";
@@ -69,7 +69,7 @@ function pluginInput(
 }
 
 async function runPlugin(
-  command: "ADD" | "DEL",
+  command: "ADD" | "CHECK" | "DEL",
   attachment: CniAttachment,
   plugin: CniPlugin,
   prevResult: JsonObject | undefined,
@@ -119,6 +119,17 @@ export async function cniAdd(attachment: CniAttachment, signal: AbortSignal): Pr
     result = said;
   }
   return result ?? {};
+}
+
+/** Whether plugins of this network can be asked to check it: CHECK came with 0.4.0, and a list may forbid it. */
+export function canCheck(network: CniNetwork): boolean {
+  return network.cniVersion !== "0.3.1" && !network.disableCheck;
+}
+
+/** Asks each plugin whether what it made is still there. @throws CNI by the first that misses something */
+export async function cniCheck(attachment: CniAttachment, result: JsonObject): Promise<void> {
+  for (const plugin of attachment.network.plugins)
+    await runPlugin("CHECK", attachment, plugin, result, undefined);
 }
 
 /** Detaches; also an attachment whose ADD was cut short (`result` undefined), and again. */

@@ -41,6 +41,11 @@ export type NetworkService = {
   notReady(): string | undefined;
   /** Makes namespace, interfaces and taps; on failure all of it is undone. Keeps the CNI result on disk before it returns. */
   setUp(request: PodNetworkRequest, signal: AbortSignal): Promise<PodNetwork>;
+  /**
+   * CNI CHECK with the result that is kept. Nothing is asked of a network that has no CHECK, nor of one with a tap, whose addresses
+   * the guest has. @throws CNI for what is missing, NOT_FOUND for a sandbox without a network
+   */
+  check(sandboxId: string): Promise<void>;
   /** CNI DEL and removal of the namespace, from what is kept on disk; may be called again, at any stage, also after a crash or reboot. */
   tearDown(sandboxId: string): Promise<void>;
   /** Sandbox ids that have something on disk here. */

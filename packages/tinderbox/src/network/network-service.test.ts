@@ -175,6 +175,63 @@ test("tearDown: with only a journal, as after a reboot, the lease goes", { skip 
   );
 });
 
+for (const withTap of [false, true]) {
+  test(`a chain of bridge, portmap, firewall and tuning, ${withTap ? "with" : "without"} a tap: ADD, CHECK, DEL`, {
+    skip,
+  }, async () => {
+    writeConfig();
+    const path = join(confDir, "10-test.conflist");
+    const conflist = JSON.parse(readFileSync(path, "utf8"));
+    conflist.plugins.push(
+      { type: "firewall", backend: "iptables" },
+      { type: "tuning", sysctl: { "net.ipv4.conf.eth0.arp_ignore": "1" } },
+    );
+    writeFileSync(path, JSON.stringify(conflist));
+    // Only the first file counts, by name.
+    writeFileSync(join(confDir, "20-other.conflist"), "{");
+    const service = await open();
+    const id = `c${process.pid}${withTap ? "tap" : "veth"}`;
+    // No host port: portmap's own CHECK wants IPv6 rules for it even of a pod without IPv6.
+    const asked = { ...request(id, withTap), portMappings: [] };
+    const network = await service.setUp(asked, AbortSignal.timeout(30_000));
+    const netns = network.netnsPath.replace("/run/netns/", "");
+    const filters = (): string => execFileSync("iptables-save", ["-t", "filter"], { encoding: "utf8" });
+    assert.match(filters(), new RegExp(`-A CNI-FORWARD -s ${network.ips[0]}/32 `));
+    assert.equal(
+      execFileSync("ip", ["netns", "exec", netns, "cat", "/proc/sys/net/ipv4/conf/eth0/arp_ignore"], {
+        encoding: "utf8",
+      }),
+      "1\n",
+    );
+    // The result is kept: another process than the one of ADD checks against it.
+    const other = await open();
+    await other.check(id);
+    if (!withTap) {
+      ip(netns, "addr", "flush", "dev", "eth0");
+      await assert.rejects(other.check(id), { code: "CNI", message: /^CNI CHECK by bridge: / });
+    }
+    await other.tearDown(id);
+    assert.deepEqual(traces(id), []);
+    assert.doesNotMatch(filters(), new RegExp(`${network.ips[0]}/32`));
+    await assert.rejects(other.check(id), { code: "NOT_FOUND" });
+    rmSync(join(confDir, "20-other.conflist"));
+  });
+}
+
+test("check: nothing is asked of a network that forbids it, or is older than CHECK", { skip }, async () => {
+  for (const [n, change] of [{ disableCheck: true }, { cniVersion: "0.3.1" }].entries()) {
+    writeConfig();
+    const path = join(confDir, "10-test.conflist");
+    writeFileSync(path, JSON.stringify({ ...JSON.parse(readFileSync(path, "utf8")), ...change }));
+    const service = await open();
+    const id = `n${process.pid}${n}`;
+    const network = await service.setUp(request(id, false), AbortSignal.timeout(30_000));
+    ip(network.netnsPath.replace("/run/netns/", ""), "addr", "flush", "dev", "eth0");
+    await service.check(id);
+    await service.tearDown(id);
+  }
+});
+
 test("setUp: a plugin that fails leaves nothing", { skip }, async () => {
   writeConfig("ptp-that-is-missing");
   const service = await open();

@@ -8,7 +8,7 @@ import { nativeProgram } from "../base/paths.ts";
 import { run, tryRun } from "../native/run.ts";
 import { AttachmentJournal } from "./attachment-journal.ts";
 import { type CniNetwork, isObject, type JsonObject, loadCniNetwork } from "./cni-config.ts";
-import { cniAdd, cniArgs, cniDelete, podInterfaceName } from "./cni-runner.ts";
+import { canCheck, cniAdd, cniArgs, cniCheck, cniDelete, podInterfaceName } from "./cni-runner.ts";
 import type { IdMaps, NetworkService, PodNetwork, PodNetworkRequest } from "./contract.ts";
 import { joinTap, readInterface, restoreAddresses } from "./pod-interfaces.ts";
 
@@ -152,6 +152,18 @@ class CniNetworkService implements NetworkService {
     };
   }
 
+  check(sandboxId: string): Promise<void> {
+    return this.#inTurn(sandboxId, async () => {
+      const entry = await this.#journal.read(sandboxId);
+      if (entry?.result === undefined)
+        throw new TinderboxError("NOT_FOUND", `sandbox ${sandboxId} has no network`);
+      const { netns, network, request, result } = entry;
+      if (request.withTap || !canCheck(network)) return;
+      const { binDirs } = this.#options;
+      await cniCheck({ network, binDirs, netnsPath: join(netnsDirectory, netns), request }, result);
+    });
+  }
+
   tearDown(sandboxId: string): Promise<void> {
     return this.#inTurn(sandboxId, () => this.#detach(sandboxId));
   }
@@ -164,7 +176,8 @@ class CniNetworkService implements NetworkService {
     // Opening an unmounted name (after a reboot, or a cut "ip netns add") fails: then the namespace is as good as gone.
     const isThere =
       existsSync(netnsPath) && (await tryRun("ip", ["-n", netns, "link", "show", "dev", "lo"])).code === 0;
-    if (isThere && request.withTap) for (const iface of interfaces) await restoreAddresses(netns, iface);
+    // A tap took them; a container with NET_ADMIN may have, too.
+    if (isThere) for (const iface of interfaces) await restoreAddresses(netns, iface);
     const { binDirs } = this.#options;
     await cniDelete({ network, binDirs, netnsPath: isThere ? netnsPath : "", request }, result);
     if (existsSync(netnsPath)) await run("ip", ["netns", "delete", netns]);

@@ -77,7 +77,7 @@ export async function joinTap(
   return { ...iface, tap: tapName };
 }
 
-/** Gives the addresses back that `joinTap` took: CNI DEL finds a pod's firewall rules by them. Fine when it cannot. */
+/** Gives the addresses back that the interface had after ADD: CNI DEL finds a pod's firewall rules by them. Fine when it cannot. */
 export async function restoreAddresses(netns: string, iface: SandboxInterface): Promise<void> {
   const lines = iface.addresses.map((address) => `addr replace ${address} dev ${iface.name}\n`);
   await tryRun("ip", ["-n", netns, "-force", "-batch", "-"], { input: lines.join("") });
