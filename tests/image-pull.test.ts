@@ -316,29 +316,10 @@ describe("faults that stay", () => {
       "IMAGE_MALFORMED",
       /an image index inside an image index/,
       () => {
-        const inner = registry.manifest("a/b", { manifests: [], x: 1 }, mediaTypes.index, "inner");
-        withManifest(
-          {
-            manifests: [{ digest: inner, size: 1, platform: { os: "linux", architecture: ownArchitecture } }],
-          },
-          mediaTypes.index,
-        );
-        const second = registry.manifest(
-          "a/b",
-          {
-            manifests: [{ digest: inner, size: 1, platform: { os: "linux", architecture: ownArchitecture } }],
-          },
-          mediaTypes.index,
-          "second",
-        );
-        withManifest(
-          {
-            manifests: [
-              { digest: second, size: 1, platform: { os: "linux", architecture: ownArchitecture } },
-            ],
-          },
-          mediaTypes.index,
-        );
+        const platform = { os: "linux", architecture: ownArchitecture };
+        const indexOf = (digest: string) => ({ manifests: [{ digest, size: 1, platform }] });
+        const inner = registry.manifest("a/b", indexOf(config.digest), mediaTypes.index, "inner");
+        withManifest(indexOf(inner), mediaTypes.index);
       },
     ],
     "no image for this machine": [

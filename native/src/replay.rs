@@ -68,7 +68,13 @@ fn write_corpus() {
     let request = |body: Body| (Kind::Request, wire::Request { id: 7, body: Some(body) }.encode_to_vec());
     let id = || "0123456789abcdef".to_owned();
     let files: Vec<(&str, (Kind, Vec<u8>))> = vec![
-        ("hello", (Kind::Hello, wire::Hello { protocol: 1, version: "0.1.0".into(), guest: true, boot_id: id() }.encode_to_vec())),
+        (
+            "hello",
+            (
+                Kind::Hello,
+                wire::Hello { protocol: 1, version: "0.1.0".into(), guest: true, boot_id: id() }.encode_to_vec(),
+            ),
+        ),
         ("create", request(Body::CreateContainer(wire::CreateContainer { id: id(), ..Default::default() }))),
         ("empty-request", (Kind::Request, Vec::new())),
         ("response", (Kind::Response, wire::Response { id: 7, ..Default::default() }.encode_to_vec())),

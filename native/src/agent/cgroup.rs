@@ -29,24 +29,29 @@ pub fn field(path: &Path, key: &str) -> u64 {
 impl Cgroup {
     /// The cgroup that `pid` is in now.
     pub fn of(pid: i32) -> Cgroup {
-        let mut cgroup = Cgroup::default();
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        Cgroup::parse(&text, Path::new("/sys/fs/cgroup"))
+    }
+
+    /// Of the lines of /proc/PID/cgroup; `root` is where version 2, or version 1's controllers, are mounted.
+    fn parse(text: &str, root: &Path) -> Cgroup {
+        let mut cgroup = Cgroup::default();
         for line in text.lines() {
             let mut parts = line.splitn(3, ':');
             let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
             let path = path.trim_start_matches('/');
-            let existing = |root: &str| Some(Path::new(root).join(path)).filter(|p| p.is_dir());
+            let existing = |controller: &str| Some(root.join(controller).join(path)).filter(|p| p.is_dir());
             if controllers.is_empty() {
-                let unified = existing("/sys/fs/cgroup").filter(|p| p.join("memory.events").exists());
-                cgroup.unified = unified;
+                // Every cgroup of version 2 but the root has this file, whatever controllers it is given.
+                cgroup.unified = existing("").filter(|p| p.join("cgroup.events").exists());
             }
             for controller in controllers.split(',') {
                 match controller {
-                    "memory" => cgroup.memory = existing("/sys/fs/cgroup/memory"),
-                    "cpu" => cgroup.cpu = existing("/sys/fs/cgroup/cpu"),
-                    "blkio" => cgroup.blkio = existing("/sys/fs/cgroup/blkio"),
-                    "cpuacct" => cgroup.cpuacct = existing("/sys/fs/cgroup/cpuacct"),
-                    "pids" => cgroup.pids = existing("/sys/fs/cgroup/pids"),
+                    "memory" => cgroup.memory = existing("memory"),
+                    "cpu" => cgroup.cpu = existing("cpu"),
+                    "blkio" => cgroup.blkio = existing("blkio"),
+                    "cpuacct" => cgroup.cpuacct = existing("cpuacct"),
+                    "pids" => cgroup.pids = existing("pids"),
                     _ => {}
                 }
             }
@@ -108,5 +113,68 @@ impl Cgroup {
         stats.cpu_usage_ns = self.cpuacct.as_ref().map(|d| number(&d.join("cpuacct.usage"))).unwrap_or(0);
         stats.pids = self.pids.as_ref().map(|d| number(&d.join("pids.current"))).unwrap_or(0);
         stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    /// Where version 2 is mounted, alone or beside version 1.
+    fn unified() -> Option<&'static Path> {
+        ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+            .map(Path::new)
+            .into_iter()
+            .find(|p| p.join("cgroup.controllers").exists())
+    }
+
+    #[test]
+    fn version_2_finds_and_kills_what_is_in_it() {
+        let Some(root) = unified() else { return };
+        let name = format!("tinderbox-test-{}", std::process::id());
+        let directory = root.join(&name);
+        // Not root, or a container that may not: nothing to see here.
+        if fs::create_dir(&directory).is_err() {
+            return;
+        }
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let moved = fs::write(directory.join("cgroup.procs"), child.id().to_string());
+        let cgroup = Cgroup::parse(&format!("4:memory:/elsewhere\n0::/{name}\n"), root);
+        let found = cgroup.processes();
+        cgroup.kill();
+        let status =
+            if moved.is_ok() { child.wait().unwrap() } else { child.kill().and_then(|()| child.wait()).unwrap() };
+        fs::remove_dir(&directory).unwrap();
+        moved.unwrap();
+        assert_eq!(found, [child.id() as i32]);
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
+        // The root is not a container's: everybody is in it.
+        assert!(Cgroup::parse("0::/\n", root).processes().is_empty());
+    }
+
+    #[test]
+    fn both_versions_count_oom_kills() {
+        let root = std::env::temp_dir().join(format!("tinderbox-cgroup-{}", std::process::id()));
+        for (directory, file, text) in [
+            ("two/c", "cgroup.events", "populated 1\n"),
+            ("two/c", "memory.events", "oom 4\noom_kill 3\noom_group_kill 9\n"),
+            ("one/memory/c", "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
+        ] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+            fs::write(root.join(directory).join(file), text).unwrap();
+        }
+        let two = Cgroup::parse("0::/c\n", &root.join("two"));
+        let one = Cgroup::parse("9:name=systemd:/c\n4:cpu,memory:/c\n0::/c\n", &root.join("one"));
+        let neither = Cgroup::parse("0::/../c\n", &root.join("none"));
+        fs::remove_dir_all(root.join("two/c")).unwrap();
+        assert_eq!(two.oom_kills(), 0, "a cgroup that is gone");
+        assert_eq!(one.oom_kills(), 2);
+        assert_eq!(neither.oom_kills(), 0);
+        fs::create_dir_all(root.join("two/c")).unwrap();
+        fs::write(root.join("two/c/memory.events"), "oom 4\noom_kill 3\n").unwrap();
+        assert_eq!(two.oom_kills(), 3);
+        fs::remove_dir_all(&root).unwrap();
     }
 }
