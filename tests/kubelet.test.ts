@@ -35,7 +35,7 @@ async function freePort(): Promise<number> {
 /** Log lines of the kubelet about what a runtime does that are no fault: a container asked for after its removal, a call it took back itself. */
 const harmless = /ContainerStatus from runtime service failed.*NotFound|CrashLoopBackOff|code = Canceled/;
 
-for (const handler of ["crun"]) {
+for (const handler of ["crun", "firecracker"]) {
   describe(`kubelet on ${handler}`, () => {
     const work = mkdtempSync("/tmp/tb-");
     const volume = join(work, "volume");
