@@ -72,14 +72,14 @@ test("FirecrackerClient: a call that is given up while it waits is not sent; the
   t.after(() => rmSync(directory, { recursive: true }));
   const seen: string[] = [];
   let state = "Not started";
-  let release: (() => void) | undefined;
+  const { promise: asked, resolve: onAsked } = Promise.withResolvers<() => void>();
   const server = createServer((incoming, answer) => {
     seen.push(`${incoming.method} ${incoming.url}`);
     incoming.resume();
     if (incoming.url === "/") return answer.end(JSON.stringify({ state }));
     if (incoming.url === "/version") return answer.end('{"firecracker_version":"1.17.0-dev"}');
     if (incoming.url === "/mmds" && incoming.method === "GET") {
-      release = () => answer.end("{}");
+      onAsked(() => answer.end("{}"));
       return;
     }
     return answer.writeHead(204).end();
@@ -99,7 +99,7 @@ test("FirecrackerClient: a call that is given up while it waits is not sent; the
   await assert.rejects(late, { code: "FC_TIMEOUT", message: /PUT \/mmds: no answer in 30 ms/ });
   abort.abort(new Error("enough"));
   await assert.rejects(aborted, /enough/);
-  release?.();
+  (await asked)();
   assert.deepEqual(await slow, {});
   assert.equal(await next, "1.17.0-dev");
   assert.deepEqual(seen, ["GET /mmds", "GET /version"]);
