@@ -272,7 +272,7 @@ describe("jails", () => {
     assert.equal(identity.pid, inside.pid);
     const started = readFileSync(`/proc/${inside.pid}/stat`, "latin1").split(") ")[1]?.split(" ")[19];
     assert.equal(identity.startTime, started);
-    assert.deepEqual(await jailProcesses(root), [identity]);
+    assert.deepEqual(await jailProcesses(jail.record), [identity]);
     // A jailed program may write any pid.
     writeFileSync(join(root, "vmm.pid"), String(process.pid));
     assert.equal(await awaitPidFile(jail.record, AbortSignal.timeout(30_000)), "ended");
@@ -304,7 +304,7 @@ describe("jails", () => {
       // Our own, read back.
       const record = JSON.parse(readFileSync(journal, "utf8")) as JailRecord;
       owners.push(statSync(disk).uid);
-      const running = await jailProcesses(record.root);
+      const running = await jailProcesses(record);
       processes += running.length;
       assert.equal(record.cgroups.length, 1);
       await removeJail(record);

@@ -129,7 +129,7 @@ describe("the packed SDK", () => {
       [typedoc, "--options", join(root, "tools/typedoc/typedoc.json"), "--out", out],
       root,
     );
-    assert.match(readFileSync(join(out, "functions/launchMachine.html"), "utf8"), /Starts a VMM/);
+    assert.match(readFileSync(join(out, "functions/index.launchMachine.html"), "utf8"), /Starts a VMM/);
   });
 
   const nodes = [process.execPath, ...(existsSync(node22) ? [node22] : [])];

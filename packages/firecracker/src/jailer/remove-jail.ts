@@ -87,7 +87,11 @@ export async function removeJail(record: JailRecord): Promise<void> {
       faults.push(cause);
     }
   };
-  await attempt(async () => end(await jailProcesses(record.root)));
+  await attempt(async () => {
+    // Until none is found: a jailer forks on its way.
+    for (let found = await jailProcesses(record); found.length > 0; found = await jailProcesses(record))
+      await end(found);
+  });
   for (const point of await mountedBelow(record.directory))
     await attempt(() => runHostCommand("umount", ["-c", point]));
   for (const file of record.takenFiles) await attempt(() => giveBack(file));
