@@ -15,7 +15,7 @@ export type End = { readonly exitCode: number | null; readonly signal: string | 
 /** Starts the program without expecting anything of it; what it says goes to `output`. */
 export function spawnProgram(
   args: readonly string[],
-  cwd: string,
+  cwd?: string,
   output: number | "pipe" = "pipe",
 ): ChildProcess {
   return spawn(program, [...programArgs, ...args], { cwd, stdio: ["pipe", output, output] });

@@ -8,8 +8,8 @@ import { closeSync, fsyncSync, openSync, readFileSync, writeSync } from "node:fs
 import type { TransportState } from "../qemu/vsock-transport.ts";
 
 const format = "firecracker-qemu snapshot";
-/** The version of this format; another major one does not load */
-export const snapshotFormatVersion = "1.0.0";
+/** Firecracker 1.17's, by which clients decide what they may load; `format` tells its files from ours. Another major one does not load */
+export const snapshotFormatVersion = "11.0.0";
 const maxHeaderBytes = 1 << 20;
 const maxStateBytes = 1 << 28;
 
