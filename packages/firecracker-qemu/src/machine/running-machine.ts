@@ -39,11 +39,15 @@ const othersMayRead = 0o004;
 const mib = 1 << 20;
 const defaultMetadataAddress = "169.254.169.254";
 
-/** Opens `path` so that QEMU, who is somebody else, can open it again by its number: as a copy if it must be. */
-async function readableByQemu(path: string, devices: DeviceHost): Promise<number> {
-  const fd = openSync(path, constants.O_RDONLY);
-  if ((fstatSync(fd).mode & othersMayRead) !== 0 || process.geteuid?.() !== 0) return fd;
-  return await devices.requestFile("copy", { path });
+/** The kernel or initrd so that QEMU, who is somebody else, can open it again by its number: as a copy if it must be. */
+async function readableByQemu(
+  { config, devices }: Preparation,
+  purpose: "kernel" | "initrd",
+  files: InheritedFiles,
+): Promise<number> {
+  const fd = config.files.get(purpose);
+  if ((fstatSync(fd).mode & othersMayRead) !== 0 || process.geteuid?.() !== 0) return files.lend(fd);
+  return files.add(await devices.requestFile("copy", { path: `/proc/${process.pid}/fd/${fd}` }));
 }
 
 async function wireNetwork({ config, devices }: Preparation): Promise<{
@@ -116,17 +120,15 @@ export class RunningMachine {
         beginning.from === "snapshot" || bootSource === undefined
           ? undefined
           : {
-              fd: files.add(await readableByQemu(bootSource.kernel_image_path, devices)),
+              fd: await readableByQemu(preparation, "kernel", files),
               initrdFd:
                 bootSource.initrd_path === undefined
                   ? undefined
-                  : files.add(await readableByQemu(bootSource.initrd_path, devices)),
+                  : await readableByQemu(preparation, "initrd", files),
             };
       const driveFds = new Map<string, number>();
-      for (const { drive_id, path_on_host, is_read_only } of config.drives) {
-        const flags = is_read_only === true ? constants.O_RDONLY : constants.O_RDWR;
-        driveFds.set(drive_id, files.add(openSync(path_on_host ?? "", flags | constants.O_NONBLOCK)));
-      }
+      for (const { drive_id } of config.drives)
+        driveFds.set(drive_id, files.lend(config.files.get(`drive ${drive_id}`)));
       const { handOver, ...network } = await wireNetwork(preparation);
       const wiring: Wiring = {
         label: preparation.label,
@@ -167,6 +169,7 @@ export class RunningMachine {
       }
       for (const drive of config.drives) await machine.limits.set(drive.drive_id, drive.rate_limiter);
       await machine.balloon?.begin();
+      config.files.closeAll();
       return machine;
     } catch (cause) {
       await qemu?.kill();

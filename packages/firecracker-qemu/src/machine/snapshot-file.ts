@@ -9,7 +9,7 @@ import type { TransportState } from "../qemu/vsock-transport.ts";
 
 const format = "firecracker-qemu snapshot";
 /** The version of this format; another major one does not load */
-export const snapshotFormatVersion = "1.0.0";
+const formatVersion = "1.0.0";
 const maxHeaderBytes = 1 << 20;
 const maxStateBytes = 1 << 28;
 
@@ -38,7 +38,7 @@ function checksumOf(machine: unknown, state: Buffer): string {
 export function writeSnapshot(path: string, machine: SavedMachine, state: Buffer): void {
   const header: Header = {
     format,
-    version: snapshotFormatVersion,
+    version: formatVersion,
     machine,
     stateBytes: state.length,
     checksum: checksumOf(machine, state),
@@ -82,17 +82,17 @@ function readWhole(path: string): { header: Header; state: Buffer } {
   return { header, state: raw.subarray(end + 1) };
 }
 
-/** The version of the file's format. @throws {Error} when it is none */
-export function describeSnapshot(path: string): string {
-  return readWhole(path).header.version;
+/** @throws {Error} when the file at `path` is no snapshot of this program's */
+export function checkSnapshot(path: string): void {
+  readWhole(path);
 }
 
 /** @throws {Error} saying why the file cannot be used */
 export function readSnapshot(path: string): { readonly machine: SavedMachine; readonly stateOffset: number } {
   const { header, state } = readWhole(path);
   const [major] = header.version.split(".");
-  if (major !== snapshotFormatVersion.split(".")[0])
-    throw new Error(`its version is ${header.version}; this program reads ${snapshotFormatVersion}`);
+  if (major !== formatVersion.split(".")[0])
+    throw new Error(`its version is ${header.version}; this program reads ${formatVersion}`);
   if (state.length !== header.stateBytes || checksumOf(header.machine, state) !== header.checksum)
     throw new Error("its checksum is wrong: it is damaged or cut off");
   return { machine: header.machine, stateOffset: readFileSync(path).length - state.length };
