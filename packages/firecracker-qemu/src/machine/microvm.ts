@@ -219,11 +219,12 @@ export class Microvm {
       return;
     }
     const answer = this.#metadata?.receive(key, Buffer.from(String(event["bytes"]), "hex"));
+    if (answer === undefined) return;
     // No bytes: more of the request is to come.
-    const bytes = answer?.bytes.toString("hex") ?? "";
+    const bytes = answer.bytes.toString("hex");
     // Devices that have ended end the machine.
     void this.#deviceHost
-      .request("metadata-answer", { interface: id, connection, bytes, last: answer?.isLast ?? false })
+      .request("metadata-answer", { interface: id, connection, bytes, last: answer.isLast })
       .catch(() => {});
   }
 

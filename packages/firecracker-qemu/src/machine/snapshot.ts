@@ -78,6 +78,10 @@ export function readSnapshotFiles(wanted: SnapshotLoad): Restored {
   if (huge_pages === "2M" || huge_pages === "Transparent") throw refuse(`\`huge_pages\` ${huge_pages}`);
   if (wanted.track_dirty_pages || wanted.enable_diff_snapshots)
     throw refuse("`track_dirty_pages`, which only diff snapshots need,");
+  if (wanted.clock_realtime)
+    throw refuse(
+      "`clock_realtime`: QEMU gives the guest its clocks back as they were, and has no way to move them: it",
+    );
   const memoryPath = mem_backend?.backend_path ?? mem_file_path ?? "";
   let opened: ReturnType<typeof readSnapshot>;
   try {

@@ -23,6 +23,7 @@ import { DriveList } from "./drive-list.ts";
 import { type AttachedInterface, InterfaceList } from "./interface-list.ts";
 import { checkBootArgs, kernelCommandLine } from "./kernel-command-line.ts";
 import { checkMemoryHotplug } from "./memory-hotplug.ts";
+import { effectiveLimiter } from "./rate-limiter.ts";
 import { unsupported } from "./unsupported.ts";
 
 function checkMachineConfig(config: MachineConfig, balloonMib: number | undefined): void {
@@ -177,6 +178,13 @@ export class VmConfig {
   setCpuConfig({ kvm_capabilities, cpuid_modifiers, msr_modifiers }: CpuConfig): void {
     if (kvm_capabilities.length + cpuid_modifiers.length + msr_modifiers.length > 0)
       throw unsupported("cpu-config");
+  }
+
+  setEntropy(entropy: Entropy): void {
+    const { bandwidth, ops } = effectiveLimiter(entropy.rate_limiter) ?? {};
+    if (ops !== undefined) throw unsupported("entropy ops");
+    if ((bandwidth?.one_time_burst ?? 0) > 0) throw unsupported("entropy one_time_burst");
+    this.entropy = entropy;
   }
 
   setBalloon(balloon: Balloon): void {
