@@ -104,7 +104,7 @@ export class MetadataService {
 
   /** Takes bytes of a connection. @returns the answers to the requests that are whole now */
   receive(connection: string, bytes: Buffer): GuestAnswer {
-    let rest = Buffer.concat([this.#partial.get(connection) ?? Buffer.alloc(0), bytes]);
+    let rest: Buffer = Buffer.concat([this.#partial.get(connection) ?? Buffer.alloc(0), bytes]);
     const answers: Buffer[] = [];
     for (;;) {
       const next = this.#takeRequest(rest);
