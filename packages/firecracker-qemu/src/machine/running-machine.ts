@@ -1,5 +1,5 @@
 // A machine that QEMU runs: everything prepared for it, started, and the calls that reach it.
-import { constants, fstatSync, openSync } from "node:fs";
+import { constants, fstatSync, openSync, writeSync } from "node:fs";
 import type { Accelerator, Wiring } from "../qemu/command-line.ts";
 import { firstFileFd, qemuArguments, vsockRegisters } from "../qemu/command-line.ts";
 import { type DeviceHost, InheritedFiles } from "../qemu/device-host.ts";
@@ -20,8 +20,8 @@ export type Beginning =
   | {
       readonly from: "snapshot";
       readonly memoryPath: string;
-      /** The state of QEMU's devices; closed here */
-      readonly stateFd: number;
+      /** The state of QEMU's devices */
+      readonly state: Buffer;
       readonly vsock: TransportState | undefined;
     };
 
@@ -48,6 +48,13 @@ async function readableByQemu(
   const fd = config.files.get(purpose);
   if ((fstatSync(fd).mode & othersMayRead) !== 0 || process.geteuid?.() !== 0) return files.lend(fd);
   return files.add(await devices.requestFile("copy", { path: `/proc/${process.pid}/fd/${fd}` }));
+}
+
+/** A file without a name that has `content`, to be read from its beginning. */
+async function fileWith(content: Buffer, devices: DeviceHost): Promise<number> {
+  const fd = await devices.requestFile("scratch", {});
+  writeSync(fd, content, 0, content.length, 0);
+  return fd;
 }
 
 async function wireNetwork({ config, devices }: Preparation): Promise<{
@@ -114,7 +121,8 @@ export class RunningMachine {
       const huge_pages = config.machine.huge_pages === "2M";
       const path = beginning.from === "snapshot" ? beginning.memoryPath : undefined;
       const memoryFd = files.add(await devices.requestFile("memory", { bytes, path, huge_pages }));
-      const stateFd = beginning.from === "snapshot" ? files.add(beginning.stateFd) : undefined;
+      const stateFd =
+        beginning.from === "snapshot" ? files.add(await fileWith(beginning.state, devices)) : undefined;
       const { bootSource } = config;
       const kernel =
         beginning.from === "snapshot" || bootSource === undefined

@@ -88,12 +88,12 @@ export function checkSnapshot(path: string): void {
 }
 
 /** @throws {Error} saying why the file cannot be used */
-export function readSnapshot(path: string): { readonly machine: SavedMachine; readonly stateOffset: number } {
+export function readSnapshot(path: string): { readonly machine: SavedMachine; readonly state: Buffer } {
   const { header, state } = readWhole(path);
   const [major] = header.version.split(".");
   if (major !== formatVersion.split(".")[0])
     throw new Error(`its version is ${header.version}; this program reads ${formatVersion}`);
   if (state.length !== header.stateBytes || checksumOf(header.machine, state) !== header.checksum)
     throw new Error("its checksum is wrong: it is damaged or cut off");
-  return { machine: header.machine, stateOffset: readFileSync(path).length - state.length };
+  return { machine: header.machine, state };
 }
