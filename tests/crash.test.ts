@@ -193,7 +193,7 @@ describe("killed parts", () => {
     { handler: "firecracker", what: "QEMU", pattern: () => new RegExp(`^qemu-system.*${work}`) },
     {
       handler: "firecracker",
-      what: "its devices",
+      what: "the process of its devices",
       pattern: () => new RegExp(`microvm-devices.*${work}`),
     },
   ];

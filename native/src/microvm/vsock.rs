@@ -1,7 +1,7 @@
 //! The vsock device: Firecracker's hybrid protocol on unix sockets. A host program connects to the device's socket and says
 //! `CONNECT port`; what a guest asks of host port P is connected to `<socket>_P`.
 use super::counters::Counters;
-use super::memory::{gather, io_vectors, scatter};
+use super::memory::{gather, io_vectors, scatter, Memory};
 use super::queue::{Chain, Queue};
 use super::vhost_user::{Device, Event, Rings, DEVICE_TOKENS};
 use super::vsock_connection::{read_connect, Connection, Next};
@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -32,6 +32,13 @@ pub struct EventRing {
     pub used: u64,
 }
 
+impl EventRing {
+    /// How many buffers the guest has put in since ever, modulo 2^16.
+    fn count(&self, memory: &Memory) -> u16 {
+        memory.at_guest(self.available, 4).map_or(0, |ring| ring.read_u16(2))
+    }
+}
+
 /// What the control thread asks of the device's.
 #[derive(Default)]
 pub struct Orders {
@@ -39,6 +46,18 @@ pub struct Orders {
     pub reset: Option<EventRing>,
     /// Take these instead of what the front end says when it starts the rings
     pub bases: Option<Vec<u16>>,
+}
+
+/// The guest's driver ends whatever connection it has when it takes the event: new ones wait for that, so long at most.
+const MAX_HOLD: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// A reset that the guest was told of and has not taken yet
+struct Announced {
+    ring: EventRing,
+    /// What the ring's count was; the driver puts the buffer back when it has taken the event
+    count: u16,
+    until: Instant,
 }
 
 /// Host port and guest port
@@ -60,6 +79,7 @@ pub struct Vsock {
     resets: VecDeque<Header>,
     orders: Arc<Mutex<Orders>>,
     announce: Option<EventRing>,
+    announced: Option<Announced>,
     counters: Arc<Counters>,
     /// What the guest's driver has accepted
     features: Arc<AtomicU64>,
@@ -88,6 +108,7 @@ impl Vsock {
             resets: VecDeque::new(),
             orders,
             announce: None,
+            announced: None,
             counters,
             features: Arc::default(),
             is_listening: false,
@@ -331,6 +352,15 @@ impl Vsock {
         }
     }
 
+    /// Whether the guest has still to take the event of a reset.
+    fn is_holding(&mut self, rings: &Rings) -> bool {
+        let is_taken = |one: &Announced| one.ring.count(&rings.memory) != one.count || one.until <= Instant::now();
+        if self.announced.as_ref().is_some_and(is_taken) {
+            self.announced = None;
+        }
+        self.announced.is_some()
+    }
+
     /// Tells the guest that every connection is gone (VIRTIO_VSOCK_EVENT_TRANSPORT_RESET); listeners stay.
     fn announce_reset(&mut self, rings: &mut Rings) {
         rings.restored_bases = None;
@@ -346,6 +376,8 @@ impl Vsock {
         if let Ok(Some(chain)) = queue.pop(&rings.memory) {
             scatter(&chain.writable, 0, &0u32.to_le_bytes());
             queue.push(chain.head, 4);
+            let count = ring.count(&rings.memory);
+            self.announced = Some(Announced { ring, count, until: Instant::now() + MAX_HOLD });
         }
         // One interrupt is for all rings of a device.
         if let Some(call) = &rings.queues[RX].call {
@@ -395,7 +427,10 @@ impl Device for Vsock {
                         rings.poll.watch(self.listener.as_raw_fd(), TOKEN_LISTENER, libc::EPOLLIN as u32).is_ok();
                 }
             }
-            Event::Stopped => return,
+            Event::Stopped => {
+                self.announced = None;
+                return;
+            }
             Event::Kick => {}
             Event::Ready { token: TOKEN_LISTENER, .. } => self.accept(rings),
             Event::Ready { token: TOKEN_WAKE, .. } => self.obey_orders(rings),
@@ -433,12 +468,13 @@ impl Device for Vsock {
         if rings.queues[TX].is_running() {
             self.transmit(rings);
         }
-        if rings.queues[RX].is_running() {
+        if rings.queues[RX].is_running() && !self.is_holding(rings) {
             self.receive(rings);
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.connections.values().filter_map(|one| one.deadline).min()
+        let hold = self.announced.as_ref().map(|_| Instant::now() + LOOK_EVERY);
+        self.connections.values().filter_map(|one| one.deadline).chain(hold).min()
     }
 }

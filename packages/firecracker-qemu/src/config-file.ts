@@ -77,7 +77,7 @@ export async function bootFromConfig(
   if (file.balloon) config.setBalloon(file.balloon);
   if (metadata !== undefined) mmds.replace(metadata);
   if (file["mmds-config"]) config.setMmds(file["mmds-config"]);
-  if (file.entropy) config.entropy = file.entropy;
+  if (file.entropy) config.setEntropy(file.entropy);
   for (const pmem of file.pmem) config.putPmem(pmem);
   if (file["memory-hotplug"]) config.setMemoryHotplug(file["memory-hotplug"]);
   await machine.start();

@@ -7,11 +7,11 @@ import { reason, systemReason } from "./fault.ts";
 import { type ApiServer, serve } from "./http/server.ts";
 import { Microvm } from "./machine/microvm.ts";
 import { Observations } from "./machine/observations.ts";
-import { describeSnapshot, snapshotFormatVersion } from "./machine/snapshot-file.ts";
+import { checkSnapshot } from "./machine/snapshot-file.ts";
 import { AbortingError, ArgumentError, help, type Options, parseOptions } from "./options.ts";
 import { parseLevelName } from "./schema/field-syntax.ts";
 import { anything, parseStrict } from "./schema/strict-json.ts";
-import { vmmVersion } from "./version.ts";
+import { snapshotVersion, vmmVersion } from "./version.ts";
 
 /** Firecracker's exit statuses that this program has, too */
 const status = { ok: 0, failure: 1, badConfiguration: 152, badArguments: 153 };
@@ -163,7 +163,8 @@ function parseMetadata(source: string): ReturnType<typeof anything> {
 
 function readSnapshotVersion(path: string): string {
   try {
-    return describeSnapshot(path);
+    checkSnapshot(path);
+    return snapshotVersion;
   } catch (cause) {
     throw new Error(`When printing Snapshot Data format: ${path}: ${systemReason(cause)}`, { cause });
   }
@@ -181,7 +182,7 @@ try {
       process.stdout.write(`Firecracker v${vmmVersion}\n\n`);
       break;
     case "snapshot-version":
-      process.stdout.write(`v${snapshotFormatVersion}\n`);
+      process.stdout.write(`v${snapshotVersion}\n`);
       break;
     case "describe-snapshot":
       process.stdout.write(`v${readSnapshotVersion(command.path)}\n`);

@@ -84,9 +84,6 @@ export function putEntropy(call: Call): Operation {
   const entropy = bodyOf(call, bodies.entropyBody);
   return {
     when: "before",
-    run: ({ machine }) =>
-      machine.configure((target) => {
-        target.entropy = entropy;
-      }),
+    run: ({ machine }) => machine.configure((target) => target.setEntropy(entropy)),
   };
 }

@@ -1,20 +1,61 @@
-// Files that a client names are opened when they are named, so a wrong path is refused by the call that has it.
+// Files that a client names are opened when they are named, and kept: a wrong path is refused by the call that has it, and what
+// happens to the path afterwards does not matter.
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
 
-/** Opens `path` for reading and closes it again; a directory can be opened, too. @throws the system's error */
-export function probeReadable(path: string): void {
+/** Opens `path` for reading; a directory can be opened, too. @throws the system's error */
+export function openReadable(path: string): number {
   // Never wait for the other end of a FIFO.
-  closeSync(openSync(path, constants.O_RDONLY | constants.O_NONBLOCK));
+  return openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
 }
 
-/** Opens `path` as a drive's file and closes it again; its size in bytes. What has no size is refused. @throws the system's error */
-export function probeDrive(path: string, isReadOnly: boolean): number {
+/** Opens `path` as a drive's file. What has no size is refused. @throws the system's error */
+export function openDrive(path: string, isReadOnly: boolean): number {
   const fd = openSync(path, (isReadOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK);
+  if (!fstatSync(fd).isFIFO()) return fd;
+  closeSync(fd);
+  throw Object.assign(new Error("a FIFO"), { errno: 29 });
+}
+
+/** Opens `path` as a drive's file and closes it again; its size in bytes. @throws the system's error */
+export function probeDrive(path: string, isReadOnly: boolean): number {
+  const fd = openDrive(path, isReadOnly);
   try {
-    const stats = fstatSync(fd);
-    if (stats.isFIFO()) throw Object.assign(new Error("a FIFO"), { errno: 29 });
-    return stats.size;
+    return fstatSync(fd).size;
   } finally {
     closeSync(fd);
+  }
+}
+
+/** Open files by what they are for. */
+export class KeptFiles {
+  readonly #fds = new Map<string, number>();
+
+  /** Keeps `fd` in place of the one before. */
+  keep(purpose: string, fd: number): void {
+    this.drop(purpose);
+    this.#fds.set(purpose, fd);
+  }
+
+  drop(purpose: string): void {
+    const fd = this.#fds.get(purpose);
+    if (fd !== undefined) closeSync(fd);
+    this.#fds.delete(purpose);
+  }
+
+  /** @throws {Error} when there is none */
+  get(purpose: string): number {
+    const fd = this.#fds.get(purpose);
+    if (fd === undefined) throw new Error(`no file is open for the ${purpose}`);
+    return fd;
+  }
+
+  /** A path that opens the very file again. */
+  path(purpose: string): string {
+    return `/proc/self/fd/${this.get(purpose)}`;
+  }
+
+  /** QEMU has them now. */
+  closeAll(): void {
+    for (const purpose of [...this.#fds.keys()]) this.drop(purpose);
   }
 }

@@ -2,22 +2,22 @@
 import { existsSync } from "node:fs";
 import { Fault, systemReason } from "../fault.ts";
 import type { Drive } from "../schema/bodies.ts";
-import { probeDrive } from "./backing-file.ts";
+import { type KeptFiles, openDrive } from "./backing-file.ts";
 import { unsupported } from "./unsupported.ts";
 
 const refuse = (why: string, cause?: unknown): Fault =>
   new Fault(`Drive config error: Unable to create the virtio block device: ${why}`, { cause });
 
-function checkBackend(drive: Drive): void {
+/** Opens the file behind a drive. @throws {Fault} */
+function openBackend(drive: Drive): number {
   const { path_on_host: path, socket } = drive;
   if (path !== undefined && socket === undefined) {
     try {
-      probeDrive(path, drive.is_read_only === true);
+      return openDrive(path, drive.is_read_only === true);
     } catch (cause) {
       const why = `Virtio backend error: Error manipulating the backing file: ${systemReason(cause)} ${path}`;
       throw refuse(why, cause);
     }
-    return;
   }
   const { is_read_only, rate_limiter, io_engine } = drive;
   const isVhostUser = [path, is_read_only, rate_limiter, io_engine].every((one) => one === undefined);
@@ -33,6 +33,12 @@ function checkBackend(drive: Drive): void {
 /** Drives by id; putting one with a known id takes the other's place. */
 export class DriveList {
   readonly #drives: Drive[] = [];
+  readonly #files: KeptFiles;
+
+  /** The drives' files are kept in `files`, as `drive ID`. */
+  constructor(files: KeptFiles) {
+    this.#files = files;
+  }
 
   get all(): readonly Drive[] {
     return this.#drives;
@@ -51,7 +57,7 @@ export class DriveList {
     const at = this.#drives.findIndex((one) => one.drive_id === drive.drive_id);
     if (drive.is_root_device && this.hasRoot && at !== 0)
       throw new Fault("Drive config error: A root block device already exists!");
-    checkBackend(drive);
+    this.#files.keep(`drive ${drive.drive_id}`, openBackend(drive));
     if (at < 0 && drive.is_root_device) this.#drives.unshift(drive);
     else if (at < 0) this.#drives.push(drive);
     else {

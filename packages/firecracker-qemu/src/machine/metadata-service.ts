@@ -102,34 +102,44 @@ export class MetadataService {
     this.#count = count;
   }
 
-  /** Takes bytes of a connection. @returns the answer once a request is whole */
-  receive(connection: string, bytes: Buffer): GuestAnswer | undefined {
-    const all = Buffer.concat([this.#partial.get(connection) ?? Buffer.alloc(0), bytes]);
-    const end = all.indexOf("\r\n\r\n");
-    if (end < 0 && all.length <= maxRequestBytes) {
-      this.#partial.set(connection, all);
-      return undefined;
+  /** Takes bytes of a connection. @returns the answers to the requests that are whole now */
+  receive(connection: string, bytes: Buffer): GuestAnswer {
+    let rest: Buffer = Buffer.concat([this.#partial.get(connection) ?? Buffer.alloc(0), bytes]);
+    const answers: Buffer[] = [];
+    for (;;) {
+      const next = this.#takeRequest(rest);
+      if (next === undefined) break;
+      answers.push(next.answer);
+      if (next.isLast) {
+        this.#partial.delete(connection);
+        return { bytes: Buffer.concat(answers), isLast: true };
+      }
+      rest = next.rest;
     }
-    const request = end < 0 ? undefined : parseRequest(all.toString("latin1", 0, end));
+    this.#partial.set(connection, rest);
+    return { bytes: Buffer.concat(answers), isLast: false };
+  }
+
+  /** Answers the first request in `bytes`; undefined when it is not whole. */
+  #takeRequest(bytes: Buffer): { answer: Buffer; isLast: boolean; rest: Buffer } | undefined {
+    const end = bytes.indexOf("\r\n\r\n");
+    if (end < 0 && bytes.length <= maxRequestBytes) return undefined;
+    const request = end < 0 ? undefined : parseRequest(bytes.toString("latin1", 0, end));
     if (request === undefined) {
-      this.#partial.delete(connection);
       this.#count("rx_accepted_err");
-      return { bytes: encode(plain(400, "Invalid request."), "HTTP/1.1"), isLast: true };
+      return { answer: encode(plain(400, "Invalid request."), "HTTP/1.1"), isLast: true, rest: bytes };
     }
     const length = Number(request.headers.get("content-length")?.value ?? 0);
-    if (!Number.isInteger(length) || length < 0 || end + 4 + length > maxRequestBytes) {
-      this.#partial.delete(connection);
-      return { bytes: encode(plain(400, "Invalid Content-Length."), request.version), isLast: true };
+    const size = end + 4 + length;
+    if (!Number.isInteger(length) || length < 0 || size > maxRequestBytes) {
+      const answer = encode(plain(400, "Invalid Content-Length."), request.version);
+      return { answer, isLast: true, rest: bytes };
     }
-    if (all.length < end + 4 + length) {
-      this.#partial.set(connection, all);
-      return undefined;
-    }
-    this.#partial.set(connection, all.subarray(end + 4 + length));
+    if (bytes.length < size) return undefined;
     this.#count("rx_accepted");
     this.#count("tx_count");
     const isLast = request.headers.get("connection")?.value.toLowerCase() === "close";
-    return { bytes: encode(this.#answer(request), request.version), isLast };
+    return { answer: encode(this.#answer(request), request.version), isLast, rest: bytes.subarray(size) };
   }
 
   /** The connection is over. */

@@ -1,10 +1,12 @@
 // The microVM: not started, running or paused; what is allowed when, and the calls that reach the running QEMU.
 import { existsSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import type { MmdsStore } from "../api/mmds-store.ts";
 import { Fault, reason } from "../fault.ts";
 import { chooseAccelerator } from "../qemu/accelerator.ts";
 import type { Accelerator } from "../qemu/command-line.ts";
 import { DeviceHost } from "../qemu/device-host.ts";
+import { isKvmShared } from "../qemu/qemu-user.ts";
 import type { QmpEvent } from "../qemu/qmp-client.ts";
 import { timeStampCounterKhz } from "../qemu/time-stamp-counter.ts";
 import type {
@@ -149,7 +151,10 @@ export class Microvm {
       throw new Fault("Start microvm error: Cannot start microvm without kernel configuration.");
     checkStart(this.config, source);
     try {
-      const accelerator = await chooseAccelerator(source.kernel_image_path);
+      const { kernel_image_path: kernel } = source;
+      // It may have been removed since it was opened.
+      const path = existsSync(kernel) ? kernel : `/proc/${process.pid}/fd/${this.config.files.get("kernel")}`;
+      const accelerator = await chooseAccelerator(path);
       const tscKhz = accelerator === "tcg" ? timeStampCounterKhz() : undefined;
       const machine = await this.#create(accelerator, { from: "kernel", tscKhz });
       await machine.resume();
@@ -169,6 +174,11 @@ export class Microvm {
         mmds,
         () => this.#mmds.value,
         (name) => this.#observations.count(`mmds.${name}`),
+      );
+    if (accelerator === "kvm" && process.geteuid?.() === 0 && !isKvmShared())
+      this.#observations.log(
+        "Warning",
+        "QEMU runs as root: /dev/kvm is for its owner only. A group with access to it would let QEMU run as a user of its own.",
       );
     const machine = await RunningMachine.create(
       {
@@ -209,11 +219,12 @@ export class Microvm {
       return;
     }
     const answer = this.#metadata?.receive(key, Buffer.from(String(event["bytes"]), "hex"));
+    if (answer === undefined) return;
     // No bytes: more of the request is to come.
-    const bytes = answer?.bytes.toString("hex") ?? "";
+    const bytes = answer.bytes.toString("hex");
     // Devices that have ended end the machine.
     void this.#deviceHost
-      .request("metadata-answer", { interface: id, connection, bytes, last: answer?.isLast ?? false })
+      .request("metadata-answer", { interface: id, connection, bytes, last: answer.isLast })
       .catch(() => {});
   }
 
@@ -229,6 +240,8 @@ export class Microvm {
     this.#isEnding = true;
     if (this.#state.at === "started") await this.#state.machine.qemu.kill();
     await this.#devices?.close();
+    // They remove it themselves unless they were killed.
+    if (this.config.vsock !== undefined) await rm(this.config.vsock.uds_path, { force: true });
   }
 
   async setPaused(isPaused: boolean): Promise<void> {

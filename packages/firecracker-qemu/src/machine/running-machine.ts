@@ -1,5 +1,5 @@
 // A machine that QEMU runs: everything prepared for it, started, and the calls that reach it.
-import { constants, fstatSync, openSync } from "node:fs";
+import { constants, fstatSync, openSync, writeSync } from "node:fs";
 import type { Accelerator, Wiring } from "../qemu/command-line.ts";
 import { firstFileFd, qemuArguments, vsockRegisters } from "../qemu/command-line.ts";
 import { type DeviceHost, InheritedFiles } from "../qemu/device-host.ts";
@@ -20,8 +20,8 @@ export type Beginning =
   | {
       readonly from: "snapshot";
       readonly memoryPath: string;
-      /** The state of QEMU's devices; closed here */
-      readonly stateFd: number;
+      /** The state of QEMU's devices */
+      readonly state: Buffer;
       readonly vsock: TransportState | undefined;
     };
 
@@ -39,11 +39,22 @@ const othersMayRead = 0o004;
 const mib = 1 << 20;
 const defaultMetadataAddress = "169.254.169.254";
 
-/** Opens `path` so that QEMU, who is somebody else, can open it again by its number: as a copy if it must be. */
-async function readableByQemu(path: string, devices: DeviceHost): Promise<number> {
-  const fd = openSync(path, constants.O_RDONLY);
-  if ((fstatSync(fd).mode & othersMayRead) !== 0 || process.geteuid?.() !== 0) return fd;
-  return await devices.requestFile("copy", { path });
+/** The kernel or initrd so that QEMU, who is somebody else, can open it again by its number: as a copy if it must be. */
+async function readableByQemu(
+  { config, devices }: Preparation,
+  purpose: "kernel" | "initrd",
+  files: InheritedFiles,
+): Promise<number> {
+  const fd = config.files.get(purpose);
+  if ((fstatSync(fd).mode & othersMayRead) !== 0 || process.geteuid?.() !== 0) return files.lend(fd);
+  return files.add(await devices.requestFile("copy", { path: `/proc/${process.pid}/fd/${fd}` }));
+}
+
+/** A file without a name that has `content`, to be read from its beginning. */
+async function fileWith(content: Buffer, devices: DeviceHost): Promise<number> {
+  const fd = await devices.requestFile("scratch", {});
+  writeSync(fd, content, 0, content.length, 0);
+  return fd;
 }
 
 async function wireNetwork({ config, devices }: Preparation): Promise<{
@@ -110,23 +121,22 @@ export class RunningMachine {
       const huge_pages = config.machine.huge_pages === "2M";
       const path = beginning.from === "snapshot" ? beginning.memoryPath : undefined;
       const memoryFd = files.add(await devices.requestFile("memory", { bytes, path, huge_pages }));
-      const stateFd = beginning.from === "snapshot" ? files.add(beginning.stateFd) : undefined;
+      const stateFd =
+        beginning.from === "snapshot" ? files.add(await fileWith(beginning.state, devices)) : undefined;
       const { bootSource } = config;
       const kernel =
         beginning.from === "snapshot" || bootSource === undefined
           ? undefined
           : {
-              fd: files.add(await readableByQemu(bootSource.kernel_image_path, devices)),
+              fd: await readableByQemu(preparation, "kernel", files),
               initrdFd:
                 bootSource.initrd_path === undefined
                   ? undefined
-                  : files.add(await readableByQemu(bootSource.initrd_path, devices)),
+                  : await readableByQemu(preparation, "initrd", files),
             };
       const driveFds = new Map<string, number>();
-      for (const { drive_id, path_on_host, is_read_only } of config.drives) {
-        const flags = is_read_only === true ? constants.O_RDONLY : constants.O_RDWR;
-        driveFds.set(drive_id, files.add(openSync(path_on_host ?? "", flags | constants.O_NONBLOCK)));
-      }
+      for (const { drive_id } of config.drives)
+        driveFds.set(drive_id, files.lend(config.files.get(`drive ${drive_id}`)));
       const { handOver, ...network } = await wireNetwork(preparation);
       const wiring: Wiring = {
         label: preparation.label,
@@ -167,6 +177,7 @@ export class RunningMachine {
       }
       for (const drive of config.drives) await machine.limits.set(drive.drive_id, drive.rate_limiter);
       await machine.balloon?.begin();
+      config.files.closeAll();
       return machine;
     } catch (cause) {
       await qemu?.kill();

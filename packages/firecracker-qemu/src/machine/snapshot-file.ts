@@ -82,18 +82,18 @@ function readWhole(path: string): { header: Header; state: Buffer } {
   return { header, state: raw.subarray(end + 1) };
 }
 
-/** The version of the file's format. @throws {Error} when it is none */
-export function describeSnapshot(path: string): string {
-  return readWhole(path).header.version;
+/** @throws {Error} when the file at `path` is no snapshot of this program's */
+export function checkSnapshot(path: string): void {
+  readWhole(path);
 }
 
 /** @throws {Error} saying why the file cannot be used */
-export function readSnapshot(path: string): { readonly machine: SavedMachine; readonly stateOffset: number } {
+export function readSnapshot(path: string): { readonly machine: SavedMachine; readonly state: Buffer } {
   const { header, state } = readWhole(path);
   const [major] = header.version.split(".");
   if (major !== snapshotFormatVersion.split(".")[0])
     throw new Error(`its version is ${header.version}; this program reads ${snapshotFormatVersion}`);
   if (state.length !== header.stateBytes || checksumOf(header.machine, state) !== header.checksum)
     throw new Error("its checksum is wrong: it is damaged or cut off");
-  return { machine: header.machine, stateOffset: readFileSync(path).length - state.length };
+  return { machine: header.machine, state };
 }

@@ -1,7 +1,9 @@
 // A machine into a snapshot's two files, and out of them.
-import { closeSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, readSync, statSync } from "node:fs";
 import { Fault, reason, systemReason } from "../fault.ts";
 import type { Accelerator } from "../qemu/command-line.ts";
+import { moveClock } from "../qemu/saved-clock.ts";
+import { timeStampCounterKhz } from "../qemu/time-stamp-counter.ts";
 import type { SnapshotCreate, SnapshotLoad, Vsock } from "../schema/bodies.ts";
 import { describeConfig } from "./describe-config.ts";
 import type { Beginning, RunningMachine } from "./running-machine.ts";
@@ -69,6 +71,16 @@ type Restored = {
   readonly beginning: Extract<Beginning, { from: "snapshot" }> & { readonly accelerator: Accelerator };
 };
 
+/** The state as if the machine had run since it was saved. @throws {Error} when that cannot be */
+function atPresent({ accelerator, savedAt }: SavedMachine, state: Buffer): Buffer {
+  const khz = timeStampCounterKhz();
+  if (accelerator === "kvm" || khz === undefined)
+    throw new Error(
+      "`clock_realtime` is not supported by firecracker-qemu under KVM: QEMU cannot move its clock",
+    );
+  return moveClock(state, Math.max(0, Date.now() - savedAt), khz);
+}
+
 /** Reads and checks the state file; the memory file is looked at. @throws {Error} saying which file is wrong */
 export function readSnapshotFiles(wanted: SnapshotLoad): Restored {
   const { snapshot_path, mem_backend, mem_file_path, huge_pages } = wanted;
@@ -87,7 +99,7 @@ export function readSnapshotFiles(wanted: SnapshotLoad): Restored {
       cause,
     });
   }
-  const { machine, stateOffset } = opened;
+  const { machine } = opened;
   const saved = parseSavedConfig(machine.config);
   try {
     const bytes = saved["machine-config"].mem_size_mib * (1 << 20);
@@ -96,11 +108,9 @@ export function readSnapshotFiles(wanted: SnapshotLoad): Restored {
   } catch (cause) {
     throw new Error(`the memory file ${memoryPath}: ${systemReason(cause)}`, { cause });
   }
-  const stateFd = openSync(snapshot_path, "r");
-  // What is read next is QEMU's.
-  readSync(stateFd, Buffer.alloc(stateOffset), 0, stateOffset, null);
+  const state = wanted.clock_realtime ? atPresent(machine, opened.state) : opened.state;
   const { accelerator, vsock } = machine;
-  return { saved, beginning: { from: "snapshot", memoryPath, stateFd, vsock, accelerator } };
+  return { saved, beginning: { from: "snapshot", memoryPath, state, vsock, accelerator } };
 }
 
 /** Which tap an interface gets. @throws {Error} when an override names no interface */

@@ -6,7 +6,9 @@ const reasons = {
   "cpu-config": "QEMU has its own CPU models, and no masks for CPUID leaves and MSRs",
   cpu_template: "QEMU has its own CPU models, and no masks for CPUID leaves and MSRs",
   "hotplug/memory":
-    "QEMU 7.2's microvm machine has no place for memory devices: virtio-mem is there for PCI machines only",
+    "QEMU 7.2's microvm machine takes a virtio-mem device, but never maps its memory into the guest",
+  "entropy ops": "QEMU limits what an entropy device gives by bytes in a time, `bandwidth`, only",
+  "entropy one_time_burst": "QEMU limits what an entropy device gives by bytes in a time only",
   free_page_hinting: "QEMU asks a guest for hints only while it migrates it",
   pmem: "QEMU has the virtio-pmem device for PCI only, and the microvm machine is used without PCI",
   socket: "vhost-user drives would need a second process with access to the guest's memory",

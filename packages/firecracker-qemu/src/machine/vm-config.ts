@@ -1,4 +1,5 @@
 // What the machine will be made of, collected by the calls before the start, and checked by each of them as Firecracker checks.
+import { closeSync } from "node:fs";
 import { Fault, systemReason } from "../fault.ts";
 import type {
   Balloon,
@@ -17,11 +18,12 @@ import type {
   Vsock,
 } from "../schema/bodies.ts";
 import type { CpuConfig } from "../schema/cpu-config.ts";
-import { probeDrive, probeReadable } from "./backing-file.ts";
+import { KeptFiles, openReadable, probeDrive } from "./backing-file.ts";
 import { DriveList } from "./drive-list.ts";
 import { type AttachedInterface, InterfaceList } from "./interface-list.ts";
 import { checkBootArgs, kernelCommandLine } from "./kernel-command-line.ts";
 import { checkMemoryHotplug } from "./memory-hotplug.ts";
+import { effectiveLimiter } from "./rate-limiter.ts";
 import { unsupported } from "./unsupported.ts";
 
 function checkMachineConfig(config: MachineConfig, balloonMib: number | undefined): void {
@@ -67,7 +69,9 @@ export class VmConfig {
   balloon: Balloon | undefined;
   memoryHotplug: MemoryHotplug | undefined;
   mmds: MmdsConfig | undefined;
-  readonly #drives = new DriveList();
+  /** Open since they were named: `kernel`, `initrd`, `drive ID` */
+  readonly files = new KeptFiles();
+  readonly #drives = new DriveList(this.files);
   readonly #interfaces = new InterfaceList();
 
   /** In the guest's order. */
@@ -98,21 +102,28 @@ export class VmConfig {
   }
 
   setBootSource(source: BootSource): void {
+    let kernel: number;
+    let initrd: number | undefined;
     try {
-      probeReadable(source.kernel_image_path);
+      kernel = openReadable(source.kernel_image_path);
     } catch (cause) {
       throw new Fault(`Boot source error: The kernel file cannot be opened: ${systemReason(cause)}`, {
         cause,
       });
     }
     try {
-      if (source.initrd_path !== undefined) probeReadable(source.initrd_path);
+      if (source.initrd_path !== undefined) initrd = openReadable(source.initrd_path);
+      checkBootArgs(source.boot_args ?? "");
     } catch (cause) {
+      closeSync(kernel);
+      if (cause instanceof Fault) throw cause;
       throw new Fault(`Boot source error: The initrd file cannot be opened: ${systemReason(cause)}`, {
         cause,
       });
     }
-    checkBootArgs(source.boot_args ?? "");
+    this.files.keep("kernel", kernel);
+    if (initrd === undefined) this.files.drop("initrd");
+    else this.files.keep("initrd", initrd);
     this.bootSource = source;
   }
 
@@ -167,6 +178,13 @@ export class VmConfig {
   setCpuConfig({ kvm_capabilities, cpuid_modifiers, msr_modifiers }: CpuConfig): void {
     if (kvm_capabilities.length + cpuid_modifiers.length + msr_modifiers.length > 0)
       throw unsupported("cpu-config");
+  }
+
+  setEntropy(entropy: Entropy): void {
+    const { bandwidth, ops } = effectiveLimiter(entropy.rate_limiter) ?? {};
+    if (ops !== undefined) throw unsupported("entropy ops");
+    if ((bandwidth?.one_time_burst ?? 0) > 0) throw unsupported("entropy one_time_burst");
+    this.entropy = entropy;
   }
 
   setBalloon(balloon: Balloon): void {

@@ -129,6 +129,7 @@ export class DeviceHost {
 export class InheritedFiles {
   readonly #first: number;
   readonly #fds: number[] = [];
+  readonly #own: number[] = [];
 
   /** `first` is the first number that is free in QEMU. */
   constructor(first: number) {
@@ -139,13 +140,20 @@ export class InheritedFiles {
     return this.#fds;
   }
 
-  /** Takes `fd`, which is closed here with the others. @returns its number in QEMU */
+  /** Takes `fd`, which is closed here. @returns its number in QEMU */
   add(fd: number): number {
+    this.#own.push(fd);
+    return this.lend(fd);
+  }
+
+  /** The same for one that stays its owner's. */
+  lend(fd: number): number {
     this.#fds.push(fd);
     return this.#first + this.#fds.length - 1;
   }
 
   close(): void {
-    for (const fd of this.#fds.splice(0)) closeSync(fd);
+    for (const fd of this.#own.splice(0)) closeSync(fd);
+    this.#fds.length = 0;
   }
 }

@@ -22,9 +22,17 @@ function isMapped(id: number): boolean {
     });
 }
 
-/** The user for this process's QEMU; undefined when we are not root: then it is ours. */
+const [groupMay, othersMay] = [0o060, 0o006];
+
+/** Whether /dev/kvm can be opened by others than its owner. */
+export function isKvmShared(): boolean {
+  const { mode } = statSync("/dev/kvm");
+  return (mode & groupMay) === groupMay || (mode & othersMay) === othersMay;
+}
+
+/** The user for this process's QEMU; undefined when it is ours: we are not root, or root alone may use KVM. */
 export function qemuUser(needsKvm: boolean): QemuUser | undefined {
-  if (process.geteuid?.() !== 0) return undefined;
+  if (process.geteuid?.() !== 0 || (needsKvm && !isKvmShared())) return undefined;
   const own = firstUid + process.pid;
   // A user namespace may know few ids.
   const id = isMapped(own) ? own : nobody;
