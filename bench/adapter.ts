@@ -190,11 +190,18 @@ async function isRunning(control: Duplex): Promise<void> {
 /** Boots in turns with and without the adapter, then measures memory with ten machines running. */
 export async function adapterCost(work: string, rounds: number): Promise<readonly Figure[]> {
   const [adapter, bare] = [new Durations(), new Durations()];
-  for (let round = 0; round <= rounds; round++) {
+  const byAdapter = async (): Promise<readonly string[]> => {
     await using machine = await boot(work, adapter);
-    await bareBoot(work, machine.args, bare);
-    // The first does not count: caches are warm after it.
-    if (round === 0) for (const durations of [adapter, bare]) durations.clear();
+    return machine.args;
+  };
+  // The first does not count: caches are warm after it.
+  const args = await byAdapter();
+  adapter.clear();
+  for (let round = 0; round < rounds; round++) {
+    // Neither always comes second.
+    if (round % 2 === 0) await byAdapter();
+    await bareBoot(work, args, bare);
+    if (round % 2 === 1) await byAdapter();
   }
   await using running = new AsyncDisposableStack();
   const memory: (() => number)[] = [];
