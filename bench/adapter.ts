@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { Duplex } from "node:stream";
 import { DeviceHost } from "../packages/firecracker-qemu/src/qemu/device-host.ts";
 import { descendantsOf } from "../tests/support/process-tree.ts";
 import { callApi, startVmm } from "../tests/support/vmm-process.ts";
@@ -13,8 +14,23 @@ import { bin, guest } from "./places.ts";
 
 const qemu = "qemu-system-";
 const port = 1024;
+/** QEMU's descriptor for its control connection, in the adapter's command line */
+const controlFd = 3;
 /** Running machines while memory is measured */
 const machines = 10;
+
+/** Durations from the start of a program, in ms. */
+class Durations {
+  /** Until the guest's processor runs */
+  readonly running: Samples = [];
+  /** Until the guest has called on vsock */
+  readonly called: Samples = [];
+
+  clear(): void {
+    this.running.length = 0;
+    this.called.length = 0;
+  }
+}
 
 /** A machine that runs: its guest has called. */
 type Machine = {
@@ -54,11 +70,12 @@ function descriptor(args: readonly string[], before: RegExp): number {
   throw new Error(`QEMU's command line has no ${before}`);
 }
 
-/** Boots by the adapter's API; `samples` gets the time from its start to the guest's call. */
-async function boot(work: string, samples: Samples): Promise<Machine> {
+/** Boots by the adapter's API. */
+async function boot(work: string, durations: Durations): Promise<Machine> {
   const directory = newDirectory(work);
   const { called } = await firstCall(directory);
-  const vmm = await timed(samples, async () => {
+  const vmm = await timed(durations.called, async () => {
+    const begun = performance.now();
     const started = startVmm(join(bin, "firecracker-qemu"), directory, { args: ["--level", "Off"] });
     await started.ready;
     const put = async (path: string, body: object): Promise<void> => {
@@ -79,6 +96,7 @@ async function boot(work: string, samples: Samples): Promise<Machine> {
     await put("/drives/scratch", scratch);
     await put("/vsock", { guest_cid: 3, uds_path: join(directory, "vsock.sock") });
     await put("/actions", { action_type: "InstanceStart" });
+    durations.running.push(performance.now() - begun);
     await called;
     return started;
   });
@@ -105,7 +123,7 @@ async function boot(work: string, samples: Samples): Promise<Machine> {
  * Runs the same command line without the adapter. What only it needs is left out: the start in pause, which nobody ends.
  * The devices are there before the clock starts, so that all of their time is the adapter's.
  */
-async function bareBoot(work: string, args: readonly string[], samples: Samples): Promise<void> {
+async function bareBoot(work: string, args: readonly string[], durations: Durations): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const directory = newDirectory(work);
   stack.defer(() => rmSync(directory, { recursive: true, force: true }));
@@ -138,47 +156,71 @@ async function bareBoot(work: string, args: readonly string[], samples: Samples)
     );
   await devices.request("connect", { uid: process.geteuid?.() ?? 0 });
   const { called } = await firstCall(directory);
-  await timed(samples, async () => {
+  await timed(durations.called, async () => {
+    const begun = performance.now();
     const child = spawn(program, same, { stdio });
     stack.defer(async () => {
       child.kill("SIGKILL");
       if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
     });
-    await Promise.race([
-      called,
-      once(child, "exit").then(([status]) => {
-        throw new Error(`${program} ended with status ${status}`);
-      }),
-    ]);
+    const ended = once(child, "exit").then(([status]) => {
+      throw new Error(`${program} ended with status ${status}`);
+    });
+    ended.catch(() => {});
+    const control = child.stdio[controlFd];
+    if (!(control instanceof Duplex)) throw new Error(`${program} cannot be started`);
+    await Promise.race([isRunning(control), ended]);
+    durations.running.push(performance.now() - begun);
+    await Promise.race([called, ended]);
   });
+}
+
+/** Resolves when QEMU says so, at once when asked: it answers when it has built the machine and started it. */
+async function isRunning(control: Duplex): Promise<void> {
+  control.on("error", () => {});
+  control.write('{"execute":"qmp_capabilities"}\n{"execute":"query-status"}\n');
+  let said = "";
+  for await (const chunk of control.iterator({ destroyOnReturn: false })) {
+    said += String(chunk);
+    if (/"running": true/.test(said)) return;
+  }
+  throw new Error(`QEMU does not run: ${said}`);
 }
 
 /** Boots in turns with and without the adapter, then measures memory with ten machines running. */
 export async function adapterCost(work: string, rounds: number): Promise<readonly Figure[]> {
-  const [adapter, bare]: [Samples, Samples] = [[], []];
-  for (let round = 0; round <= rounds; round++) {
+  const [adapter, bare] = [new Durations(), new Durations()];
+  const byAdapter = async (): Promise<readonly string[]> => {
     await using machine = await boot(work, adapter);
-    await bareBoot(work, machine.args, bare);
-    // The first does not count: caches are warm after it.
-    if (round === 0) for (const samples of [adapter, bare]) samples.length = 0;
+    return machine.args;
+  };
+  // The first does not count: caches are warm after it.
+  const args = await byAdapter();
+  adapter.clear();
+  for (let round = 0; round < rounds; round++) {
+    // Neither always comes second.
+    if (round % 2 === 0) await byAdapter();
+    await bareBoot(work, args, bare);
+    if (round % 2 === 1) await byAdapter();
   }
   await using running = new AsyncDisposableStack();
   const memory: (() => number)[] = [];
-  for (let n = 0; n < machines; n++) memory.push(running.use(await boot(work, [])).memory);
+  for (let n = 0; n < machines; n++) memory.push(running.use(await boot(work, new Durations())).memory);
   const sizes = memory.map((measure) => measure());
   return [
     {
-      name: "boot by firecracker-qemu",
+      name: "boot by firecracker-qemu, to the guest's call",
       unit: "ms",
-      value: median(adapter),
-      samples: adapter,
-      peer: { name: "bare QEMU", value: median(bare) },
+      value: median(adapter.called),
+      samples: adapter.called,
+      peer: { name: "bare QEMU", value: median(bare.called) },
     },
     {
-      name: "added to a boot by firecracker-qemu",
+      // From there on both do the same. The quickest of each: whatever else the host does only adds to it.
+      name: "added by firecracker-qemu until the guest runs",
       unit: "ms",
-      // The quickest of each: whatever else the host does only adds to a boot, and more than this.
-      value: Math.min(...adapter) - Math.min(...bare),
+      value: Math.min(...adapter.running) - Math.min(...bare.running),
+      samples: adapter.running,
       goal: 250,
     },
     {

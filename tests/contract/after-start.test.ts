@@ -36,5 +36,15 @@ test("after the start: the balloon, its statistics' interval, the metadata and t
       "mmds-config": { version: "V2", network_interfaces: interfaces },
       balloon: { amount_mib: 16 },
     }),
+    patch("/vm", { state: "Paused" }),
+    put(
+      "/snapshot/create",
+      { snapshot_type: "Diff", snapshot_path: "DIR/state", mem_file_path: "DIR/memory" },
+      204,
+      {
+        unsupportedBy: "firecracker-qemu",
+      },
+    ),
+    patch("/vm", { state: "Resumed" }),
   ]);
 });
