@@ -3,8 +3,9 @@ use super::{seccomp, VOLUMES};
 use crate::sys;
 use std::path::Path;
 
-/// Open files and known inodes together; each known inode is an open file.
-const MAX_FILES: u64 = 262_144;
+/// Files of all volumes that the guest has in use at once. It forgets an inode with its last use, as entries are valid for
+/// no time.
+const MAX_FILES: u64 = 65_536;
 
 /// capability(7): the numbers of what serving files "owned as they are" takes.
 const KEPT: [u32; 8] = [

@@ -86,6 +86,14 @@ pub fn unique(message: &[u8]) -> u64 {
     u64_at(message, 8).unwrap_or(0)
 }
 
+/// Bytes that a read asks for.
+pub fn wanted(message: &[u8]) -> usize {
+    match u32_at(message, 4) {
+        Some(READ | READDIR | READDIRPLUS) => u32_at(message, HEADER + 16).unwrap_or(0) as usize,
+        _ => 0,
+    }
+}
+
 /// One name, ended by the only NUL in it.
 fn is_name(bytes: &[u8]) -> bool {
     let Some((0, name)) = bytes.split_last() else { return false };
