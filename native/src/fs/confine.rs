@@ -3,8 +3,8 @@ use super::{seccomp, VOLUMES};
 use crate::sys;
 use std::path::Path;
 
-/// Files of all volumes that the guest has in use at once. It forgets an inode with its last use, as entries are valid for
-/// no time.
+/// Open files and known inodes of all volumes together; each known inode is an open file. A guest that knows more is made
+/// to forget (guest/volumes.rs).
 const MAX_FILES: u64 = 65_536;
 
 /// capability(7): the numbers of what serving files "owned as they are" takes.

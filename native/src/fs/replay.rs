@@ -129,7 +129,6 @@ fn conversation(guest: &mut UnixStream) -> Vec<Vec<u8>> {
         message(24, file, b"user.a\0"),
         message(25, file, &of(handle, &[0, 0, 0, 0])),
         message(28, ROOT, &of(directory, &[0, 0, 4096, 0, 0, 0, 0, 0])),
-        message(44, ROOT, &of(directory, &[0, 0, 4096, 0, 0, 0, 0, 0])),
         message(30, ROOT, &of(directory, &[0, 0])),
         message(35, ROOT, &named(&[libc::O_RDWR as u32, 0o644, 0, 0], b"created\0")),
         message(43, file, &of(handle, &[0, 0, 100, 0, 0, 0])),

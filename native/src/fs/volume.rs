@@ -160,19 +160,4 @@ impl FileSystem for Volume {
         let Some(offset) = self.dots(context, inode, offset, add)? else { return Ok(()) };
         again(|| self.0.readdir(context, inode, handle, size, offset, add))
     }
-
-    fn readdirplus(
-        &self,
-        context: &Context,
-        inode: u64,
-        handle: u64,
-        size: u32,
-        offset: u64,
-        add: &mut dyn FnMut(DirEntry, Entry) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        // An entry without an inode is a name only.
-        let dots = self.dots(context, inode, offset, &mut |entry| add(entry, Entry::default()));
-        let Some(offset) = dots? else { return Ok(()) };
-        again(|| self.0.readdirplus(context, inode, handle, size, offset, add))
-    }
 }
