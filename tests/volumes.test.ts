@@ -250,6 +250,8 @@ describe("volumes of a microVM", () => {
   test("speed, where VOLUME_BENCH asks for it", { skip: process.env["VOLUME_BENCH"] === undefined }, (t) => {
     t.diagnostic(`on a plain directory:\n${onPlainDirectory("bench")}`);
     t.diagnostic(`on the volume:\n${onVolume("bench")}`);
+    const memory = readFileSync(`/proc/${serverOf(pod.id)}/status`, "utf8").match(/VmRSS:.*|Threads:.*/g);
+    t.diagnostic(`the server: ${memory?.join(", ")}`);
   });
 
   test("writes are seen both ways at once, also by who has the file open", () => {
