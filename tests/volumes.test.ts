@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   renameSync,
@@ -225,9 +226,32 @@ describe("volumes of a microVM", () => {
     rmSync(host("data/many"), { recursive: true });
   });
 
+  test("a tree with more files than the server may have open: the guest's kernel is made to forget some", () => {
+    const pid = String(serverOf(pod.id));
+    const held = (): number => readdirSync(`/proc/${pid}/fd`).length;
+    for (let n = 0; n < 1000; n++) {
+      mkdirSync(host(`data/tree/${n % 20}`), { recursive: true });
+      writeFileSync(host(`data/tree/${n % 20}/${n}`), "");
+    }
+    const bound = held() + 10;
+    execFileSync("prlimit", ["--pid", pid, `--nofile=${bound}:20000`]);
+    try {
+      assert.equal(
+        sh(main, "ls -lR /data/tree 2>&1 | grep -c '^-rw'; mkdir /data/tree/new; ls -d /data/tree/new"),
+        "1000\n/data/tree/new",
+      );
+      assert.ok(held() <= bound);
+    } finally {
+      execFileSync("prlimit", ["--pid", pid, "--nofile=20000:20000"]);
+    }
+    rmSync(host("data/tree"), { recursive: true });
+  });
+
   test("speed, where VOLUME_BENCH asks for it", { skip: process.env["VOLUME_BENCH"] === undefined }, (t) => {
     t.diagnostic(`on a plain directory:\n${onPlainDirectory("bench")}`);
     t.diagnostic(`on the volume:\n${onVolume("bench")}`);
+    const memory = readFileSync(`/proc/${serverOf(pod.id)}/status`, "utf8").match(/VmRSS:.*|Threads:.*/g);
+    t.diagnostic(`the server: ${memory?.join(", ")}`);
   });
 
   test("writes are seen both ways at once, also by who has the file open", () => {

@@ -336,9 +336,21 @@ static void directories(void) {
   }
   DIR *dir = opendir("many");
   long left = 0;
-  for (struct dirent *entry; (entry = readdir(dir));) left += entry->d_name[0] != '.';
+  while (readdir(dir)) left++;
   closedir(dir);
   printf("left %ld\n", left);
+  /* The directory itself and the one above, and places to come back to. */
+  dir = opendir("many");
+  long dots = 0, place = 0, after = 0;
+  for (struct dirent *entry; (entry = readdir(dir)); after++) {
+    dots += strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0;
+    if (after == 100) place = telldir(dir);
+  }
+  seekdir(dir, place);
+  long rest = 0;
+  while (readdir(dir)) rest++;
+  closedir(dir);
+  printf("dots %ld, all %ld, from the place %ld\n", dots, after, rest);
   mkdir("odd", 0755);
   for (int byte = 1; byte < 256; byte++) {
     if (byte == '/') continue;

@@ -3,8 +3,9 @@ use super::{seccomp, VOLUMES};
 use crate::sys;
 use std::path::Path;
 
-/// Open files and known inodes together; each known inode is an open file.
-const MAX_FILES: u64 = 262_144;
+/// Open files and known inodes of all volumes together; each known inode is an open file. A guest that knows more is made
+/// to forget (guest/volumes.rs).
+const MAX_FILES: u64 = 65_536;
 
 /// capability(7): the numbers of what serving files "owned as they are" takes.
 const KEPT: [u32; 8] = [

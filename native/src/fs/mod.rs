@@ -7,6 +7,7 @@ mod replay;
 mod seccomp;
 mod serve;
 mod share;
+mod volume;
 
 pub use share::{add, remove};
 

@@ -2,11 +2,11 @@
 //! carries FUSE messages as /dev/fuse has them: one request, its reply, the next. Requests go on side by side by having
 //! connections side by side.
 use super::gate::{self, Verdict, HEADER, MAX_MESSAGE};
+use super::volume::Volume;
 use super::{is_id, VOLUMES};
 use crate::agent::{lock, spawn};
 use crate::sys::Socket;
 use fuse_backend_rs::api::server::Server;
-use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -15,46 +15,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// Each holds at most two messages in memory: 2 MiB and a little.
-const MAX_CONNECTIONS: usize = 128;
+/// Of all volumes together; one volume may have MAX_SHARES of them.
+const MAX_CONNECTIONS: usize = 1024;
+/// Connections of one volume: the guest has up to 8 with requests, each with at most two messages in memory, 2 MiB and a
+/// little, and one without.
+const MAX_SHARES: usize = 9;
+/// A message of this size or more makes a connection give its memory back when nothing follows within IDLE.
+const LARGE: usize = 256 << 10;
+const IDLE_MS: i32 = 1000;
 
-type Volume = Server<Arc<PassthroughFs>>;
+pub type VolumeServer = Server<Volume>;
 
 #[derive(Default)]
 struct Volumes {
     /// A volume lives as long as a connection to it: with the last one, all that the guest held open is closed.
-    open: Mutex<HashMap<String, Weak<Volume>>>,
+    open: Mutex<HashMap<String, Weak<VolumeServer>>>,
     connections: AtomicUsize,
 }
 
-/// The pass-through file system of one directory, or of one file.
-pub fn open_volume(root: &str) -> io::Result<Volume> {
-    let config = Config {
-        root_dir: root.to_owned(),
-        xattr: true,
-        // The guest asks each time: a change on the host is seen by the next system call.
-        entry_timeout: Duration::ZERO,
-        attr_timeout: Duration::ZERO,
-        cache_policy: CachePolicy::Auto,
-        // Without it every file that was ever seen stays in a table.
-        use_host_ino: true,
-        enable_mntid: true,
-        allow_direct_io: false,
-        ..Config::default()
-    };
-    let passthrough = PassthroughFs::new(config)?;
-    passthrough.import()?;
-    Ok(Server::new(Arc::new(passthrough)))
-}
-
 impl Volumes {
-    fn open(&self, id: &str) -> io::Result<Arc<Volume>> {
+    fn open(&self, id: &str) -> io::Result<Arc<VolumeServer>> {
         let mut open = lock(&self.open);
         if let Some(volume) = open.get(id).and_then(Weak::upgrade) {
-            return Ok(volume);
+            // One more is ours already.
+            return if Arc::strong_count(&volume) > MAX_SHARES {
+                Err(io::ErrorKind::QuotaExceeded.into())
+            } else {
+                Ok(volume)
+            };
         }
         open.retain(|_, volume| volume.strong_count() > 0);
-        let volume = Arc::new(open_volume(&format!("{VOLUMES}/{id}"))?);
+        let volume = Arc::new(Server::new(Volume::open(&format!("{VOLUMES}/{id}"))?));
         open.insert(id.to_owned(), Arc::downgrade(&volume));
         Ok(volume)
     }
@@ -74,7 +65,7 @@ fn read_id(socket: &mut Socket) -> Option<String> {
 }
 
 /// Serves one request; an error ends the connection.
-pub fn answer(volume: &Volume, socket: &Socket, request: &mut [u8], reply: &mut [u8]) -> io::Result<()> {
+pub fn answer(volume: &VolumeServer, socket: &Socket, request: &mut [u8], reply: &mut [u8]) -> io::Result<()> {
     let mut sink = socket.clone();
     match gate::judge(request) {
         Verdict::Ignore => Ok(()),
@@ -95,14 +86,34 @@ fn converse(volumes: &Volumes, mut socket: Socket) -> io::Result<()> {
     socket.write_all(b"ok\n")?;
     // Zeroed by the kernel, and no memory until it is written to.
     let (mut request, mut reply) = (vec![0u8; MAX_MESSAGE], vec![0u8; MAX_MESSAGE]);
+    let mut is_large = false;
     loop {
+        if is_large && !is_readable(&socket, IDLE_MS) {
+            give_back(&mut request);
+            give_back(&mut reply);
+            is_large = false;
+        }
         let mut header = [0; HEADER];
         socket.read_exact(&mut header)?;
         let Some(length) = gate::length(&header) else { return Ok(()) };
         request[..HEADER].copy_from_slice(&header);
         socket.read_exact(&mut request[HEADER..length])?;
+        is_large |= length >= LARGE || gate::wanted(&request[..length]) >= LARGE;
         answer(&volume, &socket, &mut request[..length], &mut reply)?;
     }
+}
+
+fn is_readable(socket: &Socket, timeout_ms: i32) -> bool {
+    let mut poll = libc::pollfd { fd: socket.raw(), events: libc::POLLIN, revents: 0 };
+    unsafe { libc::poll(&mut poll, 1, timeout_ms) > 0 }
+}
+
+/// The pages of a buffer go to the kernel; it reads as zeros afterwards.
+fn give_back(buffer: &mut [u8]) {
+    const PAGE: usize = 4096;
+    let start = (buffer.as_mut_ptr() as usize).next_multiple_of(PAGE);
+    let end = (buffer.as_mut_ptr() as usize + buffer.len()) / PAGE * PAGE;
+    unsafe { libc::madvise(start as *mut libc::c_void, end.saturating_sub(start), libc::MADV_DONTNEED) };
 }
 
 /// Serves every connection in a thread of its own; never returns.

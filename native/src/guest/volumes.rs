@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const PORT: u32 = 1025;
 const DIRECTORY: &str = "/run/tinderbox/volumes";
@@ -17,6 +18,9 @@ const DIRECTORY: &str = "/run/tinderbox/volumes";
 const MAX_WORKERS: usize = 8;
 /// 1 MiB of data and a page for what comes before it, as the server has it.
 const MAX_MESSAGE: usize = (1 << 20) + 4096;
+/// Times that this kernel is made to forget inodes for one request, and how long each has to be told to the server.
+const FORGET_ATTEMPTS: u32 = 50;
+const FORGET_PAUSE: Duration = Duration::from_millis(20);
 const IN_HEADER: usize = 40;
 const OUT_HEADER: usize = 16;
 
@@ -209,11 +213,7 @@ impl Pump {
                 continue;
             }
             let has_reply = opcode != FORGET && opcode != BATCH_FORGET;
-            let done = if self.is_broken.load(Ordering::Acquire) {
-                Err(io::ErrorKind::BrokenPipe.into())
-            } else {
-                exchange(&mut socket, &mut buffer, length, has_reply)
-            };
+            let done = self.serve(&mut socket, &mut buffer, length, has_reply);
             let length = done.unwrap_or_else(|_| {
                 self.break_off();
                 refuse(&mut buffer)
@@ -223,6 +223,28 @@ impl Pump {
                 let _ = sys::write_fd(self.device.as_raw_fd(), &buffer[..length]);
             }
         }
+    }
+
+    /// One request and its reply. The server holds a file open for every inode that this kernel remembers, and has a bound:
+    /// when that is reached, the kernel forgets what it can, and the request goes out again.
+    fn serve(&self, socket: &mut sys::Socket, buffer: &mut [u8], length: usize, has_reply: bool) -> io::Result<usize> {
+        let mut header = [0; OUT_HEADER];
+        header.copy_from_slice(&buffer[..OUT_HEADER]);
+        for attempt in 0..=FORGET_ATTEMPTS {
+            if self.is_broken.load(Ordering::Acquire) {
+                break;
+            }
+            let answered = exchange(socket, buffer, length, has_reply)?;
+            let is_full = answered == OUT_HEADER && word(buffer, 4) as i32 == -libc::EMFILE;
+            if !has_reply || !is_full || attempt == FORGET_ATTEMPTS {
+                return Ok(answered);
+            }
+            // Dentries and inodes. What is forgotten is told by other threads, so it may take a moment.
+            fs::write("/proc/sys/vm/drop_caches", "2")?;
+            std::thread::sleep(FORGET_PAUSE);
+            buffer[..OUT_HEADER].copy_from_slice(&header);
+        }
+        Err(io::ErrorKind::BrokenPipe.into())
     }
 
     /// One more thread, as the last idle one has just got something to do.

@@ -1,0 +1,163 @@
+//! One volume: the crate's pass-through file system, with its directories made whole.
+use crate::sys;
+use fuse_backend_rs::abi::fuse_abi::{stat64, CreateIn};
+use fuse_backend_rs::api::filesystem::{
+    Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid, ZeroCopyReader,
+    ZeroCopyWriter,
+};
+use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::Duration;
+
+type Opened = (Option<u64>, OpenOptions, Option<u32>);
+
+/// Where a directory's reading goes on after "." and after "..": no file system has such offsets of its own.
+const AFTER_DOT: u64 = 0x7fff_ffff_ffff_fff0;
+const AFTER_DOT_DOT: u64 = 0x7fff_ffff_ffff_fff1;
+/// Where FUSE does not know an inode number, as for a directory's parent.
+const UNKNOWN_INODE: u64 = 0xffff_ffff;
+/// Entries that may vanish in a row between being listed and being looked at.
+const RETRIES: usize = 1000;
+
+pub struct Volume(PassthroughFs);
+
+impl Volume {
+    /// The directory or file at `root`. The guest asks each time: a change on the host is seen by its next system call.
+    pub fn open(root: &str) -> io::Result<Volume> {
+        let config = Config {
+            root_dir: root.to_owned(),
+            xattr: true,
+            entry_timeout: Duration::ZERO,
+            attr_timeout: Duration::ZERO,
+            cache_policy: CachePolicy::Auto,
+            // Without it every file that was ever seen stays in a table.
+            use_host_ino: true,
+            enable_mntid: true,
+            allow_direct_io: false,
+            ..Config::default()
+        };
+        let passthrough = PassthroughFs::new(config)?;
+        passthrough.import()?;
+        Ok(Volume(passthrough))
+    }
+
+    /// "." and "..", which the crate leaves out, as far as `offset` has not passed them; where the rest goes on, or None
+    /// when there is no room for more.
+    fn dots(
+        &self,
+        context: &Context,
+        inode: u64,
+        offset: u64,
+        add: &mut dyn FnMut(DirEntry) -> io::Result<usize>,
+    ) -> io::Result<Option<u64>> {
+        if offset != 0 && offset != AFTER_DOT && offset != AFTER_DOT_DOT {
+            return Ok(Some(offset));
+        }
+        let type_ = u32::from(libc::DT_DIR);
+        if offset == 0 {
+            let ino = self.0.getattr(context, inode, None)?.0.st_ino;
+            if add(DirEntry { ino, offset: AFTER_DOT, type_, name: b"." })? == 0 {
+                return Ok(None);
+            }
+        }
+        if offset != AFTER_DOT_DOT
+            && add(DirEntry { ino: UNKNOWN_INODE, offset: AFTER_DOT_DOT, type_, name: b".." })? == 0
+        {
+            return Ok(None);
+        }
+        Ok(Some(0))
+    }
+}
+
+/// Reads again where the first entry has vanished between being listed and being looked at.
+fn again(mut read: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    for _ in 0..RETRIES {
+        match read() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            other => return other,
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EIO))
+}
+
+/// That two more files can be opened: what is made is looked up at once, and must not be made without that.
+fn room() -> io::Result<()> {
+    let spare = || sys::check(unsafe { libc::dup(0) }).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let _both = (spare()?, spare()?);
+    Ok(())
+}
+
+macro_rules! pass {
+    ($before:block $($name:ident($($argument:ident: $kind:ty),*) -> $result:ty;)*) => {
+        $(fn $name(&self, context: &Context, $($argument: $kind),*) -> io::Result<$result> {
+            $before
+            self.0.$name(context, $($argument),*)
+        })*
+    };
+}
+
+impl FileSystem for Volume {
+    type Inode = u64;
+    type Handle = u64;
+
+    pass! {
+        { room()? }
+        symlink(target: &CStr, parent: u64, name: &CStr) -> Entry;
+        mknod(parent: u64, name: &CStr, mode: u32, device: u32, umask: u32) -> Entry;
+        mkdir(parent: u64, name: &CStr, mode: u32, umask: u32) -> Entry;
+        link(inode: u64, parent: u64, name: &CStr) -> Entry;
+        create(parent: u64, name: &CStr, how: CreateIn) -> (Entry, Option<u64>, OpenOptions, Option<u32>);
+    }
+
+    pass! {
+        {}
+        lookup(parent: u64, name: &CStr) -> Entry;
+        getattr(inode: u64, handle: Option<u64>) -> (stat64, Duration);
+        setattr(inode: u64, attributes: stat64, handle: Option<u64>, valid: SetattrValid) -> (stat64, Duration);
+        readlink(inode: u64) -> Vec<u8>;
+        unlink(parent: u64, name: &CStr) -> ();
+        rmdir(parent: u64, name: &CStr) -> ();
+        rename(from: u64, name: &CStr, to: u64, new_name: &CStr, flags: u32) -> ();
+        open(inode: u64, flags: u32, fuse_flags: u32) -> Opened;
+        flush(inode: u64, handle: u64, owner: u64) -> ();
+        fsync(inode: u64, data_only: bool, handle: u64) -> ();
+        fallocate(inode: u64, handle: u64, mode: u32, offset: u64, length: u64) -> ();
+        release(inode: u64, flags: u32, handle: u64, flush: bool, unlock: bool, owner: Option<u64>) -> ();
+        statfs(inode: u64) -> libc::statvfs64;
+        setxattr(inode: u64, name: &CStr, value: &[u8], flags: u32) -> ();
+        getxattr(inode: u64, name: &CStr, size: u32) -> GetxattrReply;
+        listxattr(inode: u64, size: u32) -> ListxattrReply;
+        removexattr(inode: u64, name: &CStr) -> ();
+        opendir(inode: u64, flags: u32) -> (Option<u64>, OpenOptions);
+        fsyncdir(inode: u64, data_only: bool, handle: u64) -> ();
+        releasedir(inode: u64, flags: u32, handle: u64) -> ();
+        lseek(inode: u64, handle: u64, offset: u64, whence: u32) -> u64;
+        read(inode: u64, handle: u64, sink: &mut dyn ZeroCopyWriter, size: u32, offset: u64, owner: Option<u64>, flags: u32)
+            -> usize;
+        write(inode: u64, handle: u64, source: &mut dyn ZeroCopyReader, size: u32, offset: u64, owner: Option<u64>,
+            delayed: bool, flags: u32, fuse_flags: u32) -> usize;
+    }
+
+    fn forget(&self, context: &Context, inode: u64, count: u64) {
+        self.0.forget(context, inode, count);
+    }
+
+    fn batch_forget(&self, context: &Context, requests: Vec<(u64, u64)>) {
+        self.0.batch_forget(context, requests);
+    }
+
+    fn readdir(
+        &self,
+        context: &Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+        add: &mut dyn FnMut(DirEntry) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let Some(offset) = self.dots(context, inode, offset, add)? else { return Ok(()) };
+        again(|| self.0.readdir(context, inode, handle, size, offset, add))
+    }
+}
