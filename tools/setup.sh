@@ -155,6 +155,6 @@ guest() {
 for what in "$@"; do
   case $what in
     packages | cgroups | node | native | clients | kubelet | node22 | conformance | peers | guest) "$what" ;;
-    *) echo "setup: unknown part '$what'; one of: packages cgroups node native vsock clients kubelet node22 conformance peers guest" >&2; exit 2 ;;
+    *) echo "setup: unknown part '$what'; one of: packages cgroups node native clients kubelet node22 conformance peers guest" >&2; exit 2 ;;
   esac
 done
