@@ -101,7 +101,14 @@ describe("volumes of a microVM", () => {
     snapshot = snapshotHost([]);
     for (const name of ["tools", "data", "plain", "config", "nested/below", "rro/below", "slave", "private"])
       mkdirSync(host(name), { recursive: true });
-    execFileSync("cc", ["-O1", "-static", "-w", "-o", checker, "tests/volumes/volume-check.c"]);
+    execFileSync("cc", [
+      "-O1",
+      "-static",
+      "-w",
+      "-o",
+      checker,
+      join(import.meta.dirname, "volumes/volume-check.c"),
+    ]);
     for (const name of ["nested/below", "rro/below"])
       execFileSync("mount", ["-t", "tmpfs", "below", host(name)]);
     // A volume whose later mounts a guest shall see has to be a shared mount, as it is under systemd.

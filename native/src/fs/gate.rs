@@ -47,10 +47,11 @@ const RENAME2: u32 = 45;
 const LSEEK: u32 = 46;
 
 // FUSE_INIT: asynchronous reads, O_TRUNC by open, big writes, pages dropped when size or mtime changed, reads of one
-// directory in parallel, more than 32 pages a request. Not among them, on purpose: the write-back cache (the host would not
+// directory in parallel, more than 32 pages a request, set-id bits cleared by the host's kernel at a write (the guest's would
+// ask for an xattr before each). Not among them, on purpose: the write-back cache (the host would not
 // see writes), remote locks (the guest's kernel keeps them), directories with attributes (valid for no time, they are of no
 // use, and the kernel would remember each entry, which is an open file here).
-const INIT_FLAGS: u32 = 1 | 1 << 3 | 1 << 5 | 1 << 12 | 1 << 18 | 1 << 22;
+const INIT_FLAGS: u32 = 1 | 1 << 3 | 1 << 5 | 1 << 12 | 1 << 18 | 1 << 22 | 1 << 28;
 const MAJOR: u32 = 7;
 const MINOR: u32 = 33;
 

@@ -2,8 +2,8 @@
 use crate::sys;
 use fuse_backend_rs::abi::fuse_abi::{stat64, CreateIn};
 use fuse_backend_rs::api::filesystem::{
-    Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid, ZeroCopyReader,
-    ZeroCopyWriter,
+    Context, DirEntry, Entry, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions, SetattrValid,
+    ZeroCopyReader, ZeroCopyWriter,
 };
 use fuse_backend_rs::passthrough::{CachePolicy, Config, PassthroughFs};
 use std::ffi::CStr;
@@ -36,10 +36,12 @@ impl Volume {
             use_host_ino: true,
             enable_mntid: true,
             allow_direct_io: false,
+            killpriv_v2: true,
             ..Config::default()
         };
         let passthrough = PassthroughFs::new(config)?;
-        passthrough.import()?;
+        // Imports the root, too. The guest's own FUSE_INIT is answered in gate.rs, with this among what it grants.
+        passthrough.init(FsOptions::HANDLE_KILLPRIV_V2)?;
         Ok(Volume(passthrough))
     }
 
