@@ -32,8 +32,9 @@ async function freePort(): Promise<number> {
   return address.port;
 }
 
-/** Log lines of the kubelet about what a runtime does that are no fault: a container asked for after its removal, a call it took back itself. */
-const harmless = /ContainerStatus from runtime service failed.*NotFound|CrashLoopBackOff|code = Canceled/;
+/** Log lines of the kubelet about what a runtime does that are no fault: a container asked for after its removal, a call it took back itself, a line that gives no reason (the one before does). */
+const harmless =
+  /"Failed to stop sandbox" podSandboxID|ContainerStatus from runtime service failed.*NotFound|CrashLoopBackOff|code = Canceled/;
 
 for (const handler of ["crun", "firecracker"]) {
   describe(`kubelet on ${handler}`, () => {

@@ -6,6 +6,8 @@ import { signalNumber } from "./signal-number.ts";
 
 /** After SIGKILL, only a process stuck in the kernel takes longer. */
 const killWaitMs = 30_000;
+/** After a call to a sandbox has failed, how long until it is known that the sandbox is no more. */
+const goneNewsMs = 2_000;
 const maxTimerMs = 0x7fff_ffff;
 
 async function signal(state: EngineState, entry: ContainerEntry, number: number): Promise<void> {
@@ -17,7 +19,7 @@ async function signal(state: EngineState, entry: ContainerEntry, number: number)
   } catch (cause) {
     // It may have ended by itself meanwhile; its state says so.
     state.applyState(await sandbox.containerState(id));
-    if (entry.stored.container.phase.kind !== "exited") throw cause;
+    if (!hasExited(entry)) throw cause;
   }
 }
 
@@ -59,13 +61,17 @@ async function stop(state: EngineState, entry: ContainerEntry): Promise<void> {
   });
 }
 
+function hasExited(entry: ContainerEntry): boolean {
+  return entry.stored.container.phase.kind === "exited";
+}
+
 /** Ends a container; a later call may only bring the kill forward. */
 export async function stopContainer(
   state: EngineState,
   entry: ContainerEntry,
   timeoutMs: number,
 ): Promise<void> {
-  if (entry.stored.container.phase.kind === "exited") return;
+  if (hasExited(entry)) return;
   const killAt = performance.now() + Math.max(0, timeoutMs);
   if (entry.stop) {
     if (killAt < entry.stop.killAt) {
@@ -78,7 +84,10 @@ export async function stopContainer(
   entry.stop = { killAt, shorten: () => {}, done: promise };
   promise.catch(() => {});
   try {
-    await stop(state, entry);
+    await stop(state, entry).catch(async (cause: unknown) => {
+      // Its pod may be gone meanwhile, stopped by another call or killed: the news of that ends the container, too.
+      await state.exited(entry, AbortSignal.timeout(goneNewsMs)).catch(() => Promise.reject(cause));
+    });
     resolve();
   } catch (cause) {
     reject(cause);
