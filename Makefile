@@ -16,7 +16,7 @@ demo: build ## all set-up, then both demos of the talk and one of our own, and w
 build: ## everything a host needs: launchers in bin/, the agent, the guest's kernel and initramfs
 	@tools/setup.sh packages cgroups node native guest
 
-test: build check unit contract e2e ## all set-up, then lint, types, layers, unit, contract and end-to-end tests
+test: build check unit contract e2e conformance ## all set-up, then lint, types, layers, unit, contract and end-to-end tests, and critest on crun
 
 check: ## fast: format, lint, types, layers, clippy
 	@tools/setup.sh node

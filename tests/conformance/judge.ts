@@ -63,6 +63,6 @@ export function judge(
       if (!names.has(name)) faults.push(`on the list, but critest has no such spec: ${name}`);
     if (results.length === 0) faults.push("the report holds no spec");
   }
-  const summary = `${results.length} specs: ${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped`;
+  const summary = `${results.length} specs: ${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped, of which ${faults.length} not as its list says`;
   return { summary, faults };
 }

@@ -5,7 +5,17 @@
  */
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { writeBridgeConf } from "../support/cni.ts";
@@ -38,7 +48,7 @@ const handler = positionals[0] ?? "crun";
 const place = handler === "firecracker" ? "microvm" : "host";
 const reports = join(here, "../../.cache/conformance/reports");
 
-async function critest(socket: string, junit: string): Promise<void> {
+async function critest(socket: string, junit: string, output: string): Promise<void> {
   const endpoint = `unix://${socket}`;
   const websocket = ["exec", "attach", "portforward"].map((kind) => `-websocket-${kind}`);
   const args = [
@@ -54,10 +64,12 @@ async function critest(socket: string, junit: string): Promise<void> {
   ];
   // A config file of the host's would name another runtime; ginkgo is how critest runs specs side by side.
   const env = { ...process.env, PATH: `${clients}:${process.env["PATH"] ?? ""}` };
+  const fd = openSync(output, "w");
   const child = spawn(join(clients, "critest"), [...args, "-config=/nonexistent"], {
     env,
-    stdio: ["ignore", "inherit", "inherit"],
+    stdio: ["ignore", fd, fd],
   });
+  closeSync(fd);
   // Its status is not asked: specs on the list of exceptions fail it. What counts is the report.
   await once(child, "exit");
 }
@@ -82,8 +94,10 @@ async function main(): Promise<number> {
       ...mirrored.map((host) => `[registries."${host}"]\nmirrors = ["${registry.url}"]`),
     ].join("\n"),
   });
+  const output = join(reports, `${handler}.log`);
+  console.log(`${handler}: critest runs, for a minute or some; what it says is in ${output}`);
   const started = performance.now();
-  await critest(daemon.socket, junit);
+  await critest(daemon.socket, junit, output);
   const seconds = Math.round((performance.now() - started) / 1000);
   // A spec that fails may leave its pod; what must be gone is what the daemon was asked to remove.
   crictl(daemon.socket, "rmp", "--all", "--force");
@@ -99,7 +113,7 @@ async function main(): Promise<number> {
   const results = parseJunit(readFileSync(junit, "utf8"));
   const list = parseExceptions(readFileSync(join(here, `${place}-exceptions.txt`), "utf8"));
   const verdict = judge(results, list, values.focus === "");
-  console.log(`\n${handler}: ${verdict.summary} in ${seconds} s`);
+  console.log(`${handler}: ${verdict.summary} in ${seconds} s`);
   for (const line of verdict.faults) console.log(`  ${line}`);
   // Loop devices are the whole machine's: only one with a file of ours is our business.
   const loops = execFileSync("losetup", ["-a"], { encoding: "utf8" }).split("\n");
