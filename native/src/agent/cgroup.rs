@@ -40,9 +40,13 @@ impl Cgroup {
             let mut parts = line.splitn(3, ':');
             let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
             let path = path.trim_start_matches('/');
+            if path.is_empty() {
+                // The root of the host or of a cgroup namespace: everybody is in it, it is no container's.
+                continue;
+            }
             let existing = |controller: &str| Some(root.join(controller).join(path)).filter(|p| p.is_dir());
             if controllers.is_empty() {
-                // Every cgroup of version 2 but the root has this file, whatever controllers it is given.
+                // Every cgroup of version 2 has this file, whatever controllers it is given.
                 cgroup.unified = existing("").filter(|p| p.join("cgroup.events").exists());
             }
             for controller in controllers.split(',') {
