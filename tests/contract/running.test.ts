@@ -1,6 +1,6 @@
 // A running machine: what was configured is there in the guest, what may be asked of it now and what not. One guest for all.
 import assert from "node:assert/strict";
-import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { guestVcpus } from "./harness/binary.ts";
@@ -197,6 +197,7 @@ test("drives: PATCH gives one another file, and the guest sees its size and cont
   // The last bytes, which are no whole sector, are not the guest's.
   await rows(path("r", "odd.img"));
   await hasSectors("vdb", "1");
+  assert.equal(statSync(inDirectory("odd.img")).size, 1000);
   await rows(
     refused("PATCH /drives/a", { drive_id: "a", path_on_host: "DIR/nope" }, /backing file: No such file/),
     refused("PATCH /drives/a", { drive_id: "a", path_on_host: "DIR" }, /backing file: Is a directory/),

@@ -1,6 +1,6 @@
 // Files that a client names are opened when they are named, and kept: a wrong path is refused by the call that has it, and what
 // happens to the path afterwards does not matter.
-import { closeSync, constants, fstatSync, openSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 
 /** Opens `path` for reading; a directory can be opened, too. @throws the system's error */
 export function openReadable(path: string): number {
@@ -16,11 +16,20 @@ export function openDrive(path: string, isReadOnly: boolean): number {
   throw Object.assign(new Error("a FIFO"), { errno: 29 });
 }
 
+/** Bytes of an open file or block device. */
+export function sizeOf(fd: number): number {
+  const stats = fstatSync(fd);
+  if (!stats.isBlockDevice()) return stats.size;
+  // The kernel's numbers in one, as glibc's gnu_dev_major and gnu_dev_minor take them apart.
+  const [major, minor] = [(stats.rdev >>> 8) & 0xfff, (stats.rdev & 0xff) | ((stats.rdev >>> 12) & 0xfff00)];
+  return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, "utf8")) * 512;
+}
+
 /** Opens `path` as a drive's file and closes it again; its size in bytes. @throws the system's error */
 export function probeDrive(path: string, isReadOnly: boolean): number {
   const fd = openDrive(path, isReadOnly);
   try {
-    return fstatSync(fd).size;
+    return sizeOf(fd);
   } finally {
     closeSync(fd);
   }

@@ -44,8 +44,6 @@ type State =
   | { readonly at: "not started" }
   | { readonly at: "started"; readonly machine: RunningMachine; isPaused: boolean };
 
-const sector = 512;
-
 /** One machine; it is started at most once. */
 export class Microvm {
   readonly config = new VmConfig();
@@ -287,7 +285,7 @@ export class Microvm {
     try {
       if (path !== undefined) {
         const bytes = this.config.checkBacking(drive, path);
-        await machine.drives.exchange(drive, path, bytes - (bytes % sector));
+        await machine.drives.exchange(drive, path, bytes);
         this.config.setBacking(id, path);
       }
       if (rate_limiter !== undefined) {

@@ -1,7 +1,7 @@
 // A machine that QEMU runs: everything prepared for it, started, and the calls that reach it.
 import { constants, fstatSync, openSync, writeSync } from "node:fs";
 import type { Accelerator, Wiring } from "../qemu/command-line.ts";
-import { firstFileFd, qemuArguments, vsockRegisters } from "../qemu/command-line.ts";
+import { firstFileFd, firstFileNode, qemuArguments, vsockRegisters } from "../qemu/command-line.ts";
 import { type DeviceHost, InheritedFiles } from "../qemu/device-host.ts";
 import { DriveExchange } from "../qemu/drive-exchange.ts";
 import { randomMac } from "../qemu/interface-mac.ts";
@@ -9,6 +9,7 @@ import { type QemuProcess, startQemu } from "../qemu/qemu-process.ts";
 import { qemuUser } from "../qemu/qemu-user.ts";
 import type { QmpEvent } from "../qemu/qmp-client.ts";
 import { readTransport, restoreTransport, setPresent, type TransportState } from "../qemu/vsock-transport.ts";
+import { sizeOf } from "./backing-file.ts";
 import { RunningBalloon } from "./balloon.ts";
 import { DriveLimits } from "./drive-limits.ts";
 import { effectiveBucket } from "./rate-limiter.ts";
@@ -101,11 +102,15 @@ export class RunningMachine {
   readonly limits: DriveLimits;
   readonly balloon: RunningBalloon | undefined;
 
-  private constructor({ config, devices }: Preparation, qemu: QemuProcess) {
+  private constructor({ config, devices }: Preparation, qemu: QemuProcess, drives: Wiring["driveFiles"]) {
     this.#config = config;
     this.#devices = devices;
     this.qemu = qemu;
-    this.drives = new DriveExchange(qemu.qmp, devices);
+    const firstFiles = config.drives.map((drive) => {
+      const bytes = drives.get(drive.drive_id)?.bytes ?? 0;
+      return [drive.drive_id, { node: firstFileNode(drive), bytes }] as const;
+    });
+    this.drives = new DriveExchange(qemu.qmp, devices, new Map(firstFiles));
     this.limits = new DriveLimits(qemu.qmp);
     this.balloon =
       config.balloon && new RunningBalloon(qemu.qmp, config.machine.mem_size_mib, config.balloon);
@@ -134,16 +139,18 @@ export class RunningMachine {
                   ? undefined
                   : await readableByQemu(preparation, "initrd", files),
             };
-      const driveFds = new Map<string, number>();
-      for (const { drive_id } of config.drives)
-        driveFds.set(drive_id, files.lend(config.files.get(`drive ${drive_id}`)));
+      const driveFiles = new Map<string, { fd: number; bytes: number }>();
+      for (const { drive_id } of config.drives) {
+        const fd = config.files.get(`drive ${drive_id}`);
+        driveFiles.set(drive_id, { fd: files.lend(fd), bytes: sizeOf(fd) });
+      }
       const { handOver, ...network } = await wireNetwork(preparation);
       const wiring: Wiring = {
         label: preparation.label,
         memoryFd,
         kernel,
         tscKhz: beginning.from === "kernel" ? beginning.tscKhz : undefined,
-        driveFds,
+        driveFiles,
         resizeFd: files.add(await devices.requestFile("scratch", {})),
         vsockSocket: preparation.vsockSocket,
         ...network,
@@ -163,7 +170,7 @@ export class RunningMachine {
         throw new Error(`QEMU ended: ${said}`);
       });
       ended.catch(() => {});
-      const machine = new RunningMachine(preparation, qemu);
+      const machine = new RunningMachine(preparation, qemu, driveFiles);
       // The memory is a file of its own: only the devices' state is saved and read.
       const capabilities = ["x-ignore-shared", "events"].map((capability) => ({ capability, state: true }));
       await qemu.qmp.execute("migrate-set-capabilities", { capabilities });

@@ -27,7 +27,7 @@ const wiring = (tscKhz?: number): Wiring => ({
   memoryFd: 5,
   kernel: { fd: 6, initrdFd: undefined },
   tscKhz,
-  driveFds: new Map([["d0", 7]]),
+  driveFiles: new Map([["d0", { fd: 7, bytes: 1024 }]]),
   resizeFd: 8,
   vsockSocket: undefined,
   netSockets: new Map(),
@@ -46,6 +46,17 @@ test("qemuArguments: drives are on descending buses in the guest's order, the ro
     ["virtio-mmio-bus.7", "virtio-mmio-bus.6", "virtio-mmio-bus.5"],
   );
   assert.ok(args.includes("quiet pci=off root=/dev/vda ro"));
+});
+
+test("qemuArguments: of a file that ends within a sector the guest sees whole sectors only", () => {
+  const sizeOf = (bytes: number): string | undefined => {
+    const driveFiles = new Map([["d0", { fd: 7, bytes }]]);
+    const args = qemuArguments(withDrives(1), "tcg", { ...wiring(), driveFiles });
+    return /"size":(\d+)/.exec(args.find((arg) => arg.includes('"raw"')) ?? "")?.[1];
+  };
+  assert.equal(sizeOf(1024), undefined);
+  assert.equal(sizeOf(1000), "512");
+  assert.equal(sizeOf(100), "0");
 });
 
 test("qemuArguments: more than eight devices need the second IO-APIC", () => {

@@ -30,9 +30,9 @@ export type Wiring = {
   readonly kernel: { readonly fd: number; readonly initrdFd: number | undefined } | undefined;
   /** What an emulated machine's kernel is told of its time stamp counter */
   readonly tscKhz: number | undefined;
-  /** By drive id */
-  readonly driveFds: ReadonlyMap<string, number>;
-  /** Stands in for a read-only drive's file while its size changes */
+  /** By drive id: the file's descriptor, and how many bytes it has */
+  readonly driveFiles: ReadonlyMap<string, { readonly fd: number; readonly bytes: number }>;
+  /** Stands in for a drive's file while its size changes */
   readonly resizeFd: number;
   readonly vsockSocket: string | undefined;
   /** By interface id */
@@ -68,12 +68,26 @@ export function fileNode(name: string, set: number, isReadOnly: boolean, isUnsaf
   };
 }
 
-/** The options of the raw layer above file node `file`. */
-export function formatNode(id: string, file: string, isReadOnly: boolean, isUnsafe: boolean): object {
+const sectorBytes = 512;
+
+/** The whole sectors of `bytes`: what the guest sees of a drive. QEMU would show one more, and fill it. */
+export function wholeSectors(bytes: number): number {
+  return bytes - (bytes % sectorBytes);
+}
+
+/** The options of the raw layer above file node `file`, which has `bytes`. */
+export function formatNode(
+  id: string,
+  file: string,
+  isReadOnly: boolean,
+  isUnsafe: boolean,
+  bytes: number,
+): object {
   return {
     driver: "raw",
     "node-name": driveNode(id),
     file,
+    ...(wholeSectors(bytes) === bytes ? {} : { size: wholeSectors(bytes) }),
     "read-only": isReadOnly,
     cache: { direct: false, "no-flush": isUnsafe },
   };
@@ -169,7 +183,8 @@ function serialArguments({ serial }: Wiring): string[] {
   }
 }
 
-function driveArguments(drive: Drive, bus: string, fd: number): string[] {
+function driveArguments(drive: Drive, bus: string, wiring: Wiring): string[] {
+  const { fd, bytes } = wiring.driveFiles.get(drive.drive_id) ?? { fd: -1, bytes: 0 };
   const isReadOnly = drive.is_read_only === true;
   const isUnsafe = drive.cache_type === "Unsafe";
   const file = firstFileNode(drive);
@@ -177,7 +192,7 @@ function driveArguments(drive: Drive, bus: string, fd: number): string[] {
   return [
     ...["-add-fd", `fd=${fd},set=${fd}`],
     ...["-blockdev", JSON.stringify(fileNode(file, fd, isReadOnly, isUnsafe))],
-    ...["-blockdev", JSON.stringify(formatNode(id, file, isReadOnly, isUnsafe))],
+    ...["-blockdev", JSON.stringify(formatNode(id, file, isReadOnly, isUnsafe, bytes))],
     ...["-device", `virtio-blk-device,id=${driveDevice(id)},drive=${driveNode(id)},bus=${bus}`],
   ];
 }
@@ -202,7 +217,7 @@ export function qemuArguments(config: VmConfig, accelerator: Accelerator, wiring
   ];
   for (const drive of config.drives) {
     const name = driveDevice(drive.drive_id);
-    args.push(...driveArguments(drive, bus(name), wiring.driveFds.get(drive.drive_id) ?? -1));
+    args.push(...driveArguments(drive, bus(name), wiring));
   }
   for (const { iface_id: id, mtu } of config.interfaces) {
     const more = `,mac=${wiring.macs.get(id) ?? ""}${mtu === undefined ? "" : `,host_mtu=${mtu}`}`;
