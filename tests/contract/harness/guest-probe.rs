@@ -1,10 +1,12 @@
 //! Vsock in the guest, for tests; std only, so that rustc alone builds it.
 //!   guest-probe echo PORT              serves PORT: what comes goes back
+//!   guest-probe shell PORT             serves PORT: a line is a command, what it says is the answer
 //!   guest-probe count PORT NUMBERS     connects to the host's PORT and sends 0, 1, 2... as 64-bit numbers
 //!   guest-probe dial PORT              connects, says whether that worked
 use std::fs::File;
-use std::io::{Error, Read, Write};
+use std::io::{BufRead, BufReader, Error, Read, Write};
 use std::os::fd::{FromRawFd, RawFd};
+use std::process::Command;
 
 #[repr(C)]
 struct VsockAddress {
@@ -33,7 +35,7 @@ fn fail(what: &str) -> ! {
     std::process::exit(1)
 }
 
-fn echo(fd: RawFd, port: u32) {
+fn serve(fd: RawFd, port: u32, answer: fn(File)) {
     let address = VsockAddress { family: AF_VSOCK, reserved: 0, port, cid: ANY, zero: [0; 4] };
     if unsafe { bind(fd, &address, 16) } < 0 || unsafe { listen(fd, 64) } < 0 {
         fail("bind");
@@ -44,16 +46,27 @@ fn echo(fd: RawFd, port: u32) {
         if connection < 0 {
             fail("accept");
         }
-        std::thread::spawn(move || {
-            let mut stream = unsafe { File::from_raw_fd(connection) };
-            let mut buffer = vec![0; 65536];
-            while let Ok(count) = stream.read(&mut buffer) {
-                if count == 0 || stream.write_all(&buffer[..count]).is_err() {
-                    break;
-                }
-            }
-        });
+        std::thread::spawn(move || answer(unsafe { File::from_raw_fd(connection) }));
     }
+}
+
+fn echo(mut stream: File) {
+    let mut buffer = vec![0; 65536];
+    while let Ok(count) = stream.read(&mut buffer) {
+        if count == 0 || stream.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+}
+
+fn shell(stream: File) {
+    let mut line = String::new();
+    let Ok(_) = BufReader::new(&stream).read_line(&mut line) else { return };
+    let said = match Command::new("/bin/sh").arg("-c").arg(line.trim_end()).output() {
+        Ok(output) => output.stdout,
+        Err(error) => error.to_string().into_bytes(),
+    };
+    let _ = (&stream).write_all(&said);
 }
 
 fn count(mut stream: File, numbers: u64) {
@@ -78,8 +91,10 @@ fn main() {
     if fd < 0 {
         fail("socket");
     }
-    if arguments[1] == "echo" {
-        return echo(fd, port);
+    match arguments[1].as_str() {
+        "echo" => return serve(fd, port, echo),
+        "shell" => return serve(fd, port, shell),
+        _ => {}
     }
     let address = VsockAddress { family: AF_VSOCK, reserved: 0, port, cid: HOST, zero: [0; 4] };
     if unsafe { connect(fd, &address, 16) } < 0 {

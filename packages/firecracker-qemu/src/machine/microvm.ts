@@ -159,6 +159,7 @@ export class Microvm {
     } catch (cause) {
       throw cause instanceof Fault ? cause : new Fault(`Start microvm error: ${reason(cause)}`, { cause });
     }
+    await this.#observations.startMetrics();
   }
 
   async #create(accelerator: Accelerator, beginning: Beginning): Promise<RunningMachine> {
@@ -401,5 +402,6 @@ export class Microvm {
       setImmediate(() => void this.#end(1, `Failed to build MicroVM: ${fault.message}`));
       throw fault;
     }
+    await this.#observations.startMetrics();
   }
 }

@@ -88,6 +88,11 @@ export class Observations {
     this.#metricsFd = fd;
     this.#emitsId = emit_id;
     this.#properties = properties && Object.fromEntries([...properties].sort());
+  }
+
+  /** The machine is there: a line now, and then one every minute. */
+  async startMetrics(): Promise<void> {
+    await this.flushMetrics();
     setInterval(() => void this.flushMetrics(), metricsEveryMs).unref();
   }
 
