@@ -17,8 +17,8 @@ import {
   required,
 } from "./field-checks.ts";
 import { parseMappings } from "./namespace-modes.ts";
-import { parseImageSpec } from "./parse-image-spec.ts";
 import { parseContainerSecurity } from "./parse-container-security.ts";
+import { parseImageSpec } from "./parse-image-spec.ts";
 import { parseResources } from "./parse-resources.ts";
 import { checkRelabel } from "./security-profiles.ts";
 import { signalName } from "./stop-signals.ts";

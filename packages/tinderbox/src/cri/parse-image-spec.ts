@@ -13,6 +13,7 @@ export function parseImageSpec(path: string, spec: ImageSpec, handlers: readonly
   if (runtimeHandler !== "" && !handlers.includes(runtimeHandler))
     throw invalid(`${path}.runtime_handler`, runtimeHandler, `empty or one of ${handlers.join(", ")}`);
   // Only statuses have it: two answers to which image is meant could differ.
-  if (imageRef !== "") throw invalid(`${path}.image_ref`, imageRef, "empty in a request; name the image in image");
+  if (imageRef !== "")
+    throw invalid(`${path}.image_ref`, imageRef, "empty in a request; name the image in image");
   return { name, notes: { annotations, runtimeHandler, userImage } };
 }

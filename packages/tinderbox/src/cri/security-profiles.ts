@@ -22,7 +22,11 @@ function parseProfile(path: string, profile: SecurityProfile | undefined, text: 
     throw invalid(path, text, "runtime/default, unconfined or localhost/PROFILE");
   }
   if (profile.localhostRef !== "" && profile.profileType !== SecurityProfile_ProfileType.Localhost)
-    throw invalid(`${path}.localhost_ref`, profile.localhostRef, "empty unless profile_type is 2 (Localhost)");
+    throw invalid(
+      `${path}.localhost_ref`,
+      profile.localhostRef,
+      "empty unless profile_type is 2 (Localhost)",
+    );
   switch (profile.profileType) {
     case SecurityProfile_ProfileType.RuntimeDefault:
       return { kind: "default" };
