@@ -18,7 +18,7 @@ import { namespaceRows } from "./cri-fields/namespace-rows.ts";
 import { podRows } from "./cri-fields/pod-rows.ts";
 import { refusedRows } from "./cri-fields/refused-rows.ts";
 import { resourceRows } from "./cri-fields/resource-rows.ts";
-import type { Handler, Row } from "./cri-fields/row.ts";
+import { type Handler, placeOf, type Row } from "./cri-fields/row.ts";
 import { cgroupDirectories, Scene, type Stage } from "./cri-fields/scene.ts";
 import { securityRows } from "./cri-fields/security-rows.ts";
 import { page, withTable } from "./cri-fields/table.ts";
@@ -37,10 +37,16 @@ const rows: readonly Row[] = [
   ...securityRows,
   ...refusedRows,
 ];
-const handlers: readonly Handler[] = ["crun", "firecracker"];
+const handlers: readonly Handler[] = ["crun", "runc", "firecracker"];
+const rowsOf = (handler: Handler): readonly Row[] =>
+  rows.filter(({ on }) => on === undefined || on === placeOf(handler));
 const fields = [PodSandboxConfigSchema, ContainerConfigSchema].flatMap((type) => leafPaths(type));
 /** Field to the row that was seen to be true, by handler */
-const seen: Readonly<Record<Handler, Map<string, Row>>> = { crun: new Map(), firecracker: new Map() };
+const seen: Readonly<Record<Handler, Map<string, Row>>> = {
+  crun: new Map(),
+  runc: new Map(),
+  firecracker: new Map(),
+};
 
 async function accountsLayer(): Promise<Buffer> {
   const tar = pack();
@@ -102,7 +108,7 @@ describe("each field of a pod's and a container's configuration", () => {
 
   test("each field has one row for each handler, and each row a field", () => {
     for (const handler of handlers) {
-      const spoken = rows.filter(({ on }) => on === undefined || on === handler).flatMap((row) => row.fields);
+      const spoken = rowsOf(handler).flatMap((row) => row.fields);
       assert.deepEqual(
         fields.filter((field) => !spoken.includes(field)),
         [],
@@ -132,7 +138,7 @@ describe("each field of a pod's and a container's configuration", () => {
         await stage.cri.removePods();
         scene.end();
       });
-      for (const row of rows.filter(({ on }) => on === undefined || on === handler)) {
+      for (const row of rowsOf(handler)) {
         test(`${row.outcome}: ${row.fields.join(", ")}`, async () => {
           await row.check(scene);
           for (const field of row.fields) seen[handler].set(field, row);

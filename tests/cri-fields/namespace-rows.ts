@@ -75,7 +75,7 @@ async function checkMaps(scene: Scene): Promise<void> {
 
 const nodeRow = (name: string, kind: Kind): Row => ({
   fields: below(ofPod, name),
-  on: "crun",
+  on: "host",
   outcome: "obeyed",
   note: "the container's namespace: the pod's own, or with NODE the node's",
   check: async (scene) => {
@@ -83,19 +83,19 @@ const nodeRow = (name: string, kind: Kind): Row => ({
     assert.equal(await namespaceOf(scene, await nodeContainer(scene), kind), node);
     const own = await namespaceOf(scene, scene.c.user, kind);
     assert.notEqual(own, node);
-    assert.equal(await namespaceOf(scene, scene.c.user, kind), own);
+    assert.equal(await namespaceOf(scene, scene.c.privileged, kind), own);
   },
 });
 
 /** Both kinds of answer in a microVM: what is the pod's is shared, what is the node's is refused. */
 const guestRow = (name: "network" | "pid" | "ipc", kind: Kind): Row => ({
   fields: below(ofPod, name),
-  on: "firecracker",
+  on: "microvm",
   outcome: "obeyed",
   note: "POD: its containers share it; NODE is refused: the pod has a kernel of its own",
   check: async (scene) => {
     const first = await namespaceOf(scene, scene.c.user, kind);
-    const second = kind === "pid" ? first : await namespaceOf(scene, scene.c.plain, kind);
+    const second = await namespaceOf(scene, scene.c.privileged, kind);
     assert.equal(second, first);
     await scene.refusesPod(
       { linux: { securityContext: { namespaceOptions: { [name]: NODE } } } },
@@ -123,14 +123,14 @@ export const namespaceRows: readonly Row[] = [
   },
   {
     fields: userFields(ofPod),
-    on: "crun",
+    on: "host",
     outcome: "obeyed",
     note: "/proc/self/uid_map and gid_map; one mapping each, which begins at 0",
     check: checkMaps,
   },
   {
     fields: userFields(ofPod),
-    on: "firecracker",
+    on: "microvm",
     outcome: "refused",
     note: "the guest's kernel cannot shift the ids of its images; its users are apart from the host's as it is",
     check: (scene) =>
@@ -169,7 +169,7 @@ export const namespaceRows: readonly Row[] = [
       assert.match(await scene.cri.output(plain, "cat", "/proc/1/cmdline"), /^sleep\0/);
       assert.doesNotMatch(await scene.cri.output(user, "cat", "/proc/1/cmdline"), /^sleep\0/);
       const linux = { securityContext: { namespaceOptions: { pid: NODE } } };
-      if (scene.handler === "firecracker")
+      if (scene.place === "microvm")
         await scene.refusesContainer({ linux }, /namespace_options\.pid NODE: not possible in a microVM/);
       else assert.equal(await first(await nodeContainer(scene)), readlinkSync("/proc/self/ns/pid"));
     },
@@ -182,7 +182,7 @@ export const namespaceRows: readonly Row[] = [
       const own = await namespaceOf(scene, scene.c.plain, "ipc");
       assert.equal(await namespaceOf(scene, scene.c.user, "ipc"), own);
       const linux = { securityContext: { namespaceOptions: { pid: CONTAINER, ipc: NODE } } };
-      if (scene.handler === "firecracker")
+      if (scene.place === "microvm")
         await scene.refusesContainer({ linux }, /namespace_options\.ipc NODE: not possible in a microVM/);
       else {
         const node = await namespaceOf(scene, await nodeContainer(scene), "ipc");
@@ -212,14 +212,14 @@ export const namespaceRows: readonly Row[] = [
   },
   {
     fields: userFields(ofContainer),
-    on: "crun",
+    on: "host",
     outcome: "obeyed",
     note: "the pod's; anything else is refused",
     check: checkMaps,
   },
   {
     fields: userFields(ofContainer),
-    on: "firecracker",
+    on: "microvm",
     outcome: "refused",
     note: "as for the pod",
     check: (scene) =>

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
-import type { Protocol } from "../../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
+import { NamespaceMode, type Protocol } from "../../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
 import { below, type Row } from "./row.ts";
 import { cgroupDirectories, cpu, mib, natRules, ports, type Scene } from "./scene.ts";
 
@@ -52,7 +52,7 @@ async function toldAmount(scene: Scene, part: string, name: string): Promise<unk
 const sizing = amounts.flatMap((part): readonly Row[] => [
   {
     fields: below(`${pod}.linux.${part}`, "cpu_period cpu_quota"),
-    on: "firecracker",
+    on: "microvm",
     outcome: "obeyed",
     note: "the number of the microVM's CPUs: both together, rounded up, at most the host's",
     check: async ({ cri, c }) => {
@@ -64,7 +64,7 @@ const sizing = amounts.flatMap((part): readonly Row[] => [
   },
   {
     fields: below(`${pod}.linux.${part}`, "memory_limit_in_bytes"),
-    on: "firecracker",
+    on: "microvm",
     outcome: "obeyed",
     note: "the microVM's memory: both together",
     check: async ({ cri, c }) => {
@@ -75,7 +75,7 @@ const sizing = amounts.flatMap((part): readonly Row[] => [
   },
   {
     fields: below(`${pod}.linux.${part}`, "cpu_period cpu_quota memory_limit_in_bytes"),
-    on: "crun",
+    on: "host",
     outcome: "told back",
     note: "a hint for sizing; PodSandboxStatus, verbose. The limit is the kubelet's, on cgroup_parent",
     check: async (scene) => {
@@ -128,11 +128,14 @@ export const podRows: readonly Row[] = [
     fields: below(pod, "hostname"),
     outcome: "obeyed",
     note: "`hostname`, /etc/hostname, HOSTNAME. In the node's network: the node's or none",
-    check: async ({ cri, c }) => {
+    check: async (scene) => {
+      const { cri, c } = scene;
       assert.equal(
         await cri.output(c.plain, "sh", "-c", "hostname; cat /etc/hostname; echo $HOSTNAME"),
         "fieldhost\n".repeat(3),
       );
+      const linux = { securityContext: { namespaceOptions: { network: NamespaceMode.NODE } } };
+      await scene.refusesPod({ hostname: "other", linux }, /^config\.hostname: "other" /);
     },
   },
   {
@@ -151,7 +154,7 @@ export const podRows: readonly Row[] = [
   {
     fields: below(`${pod}.port_mappings`, "container_port host_port host_ip"),
     outcome: "obeyed",
-    note: "a connection to the host's port at that address reaches the container. Refused where no CNI plugin takes portMappings",
+    note: "a connection to the host's port at that address reaches the container. Refused where no CNI plugin takes portMappings; in the node's network the two ports are one",
     check: async (scene) => {
       const { cri, c, stage } = scene;
       const listen = `nc -ll -p ${ports.container} -e echo reached </dev/null >/dev/null 2>&1 &
@@ -159,6 +162,9 @@ export const podRows: readonly Row[] = [
       await cri.output(c.plain, "sh", "-c", listen);
       assert.equal(await scene.connectTo(stage.hostIp), "reached\n");
       assert.equal(await scene.connectTo("127.0.0.1"), undefined);
+      const linux = { securityContext: { namespaceOptions: { network: NamespaceMode.NODE } } };
+      const portMappings = [{ containerPort: 1, hostPort: 2 }];
+      await scene.refusesPod({ portMappings, linux }, /^config\.port_mappings\[0\]\.host_port: 2 /);
     },
   },
   {
@@ -185,9 +191,16 @@ export const podRows: readonly Row[] = [
     outcome: "told back",
     note: "PodSandboxStatus and lists",
     check: async (scene) => {
-      const { labels, annotations } = (await scene.podStatus()).status;
-      assert.deepEqual(labels, { "pod-label": "1" });
-      assert.deepEqual(annotations, { "pod-annotation": "2" });
+      const filter = { labelSelector: { "pod-label": "1" } };
+      const { items } = await scene.cri.runtime.callUnary("listPodSandbox", { filter });
+      assert.deepEqual(
+        items.map(({ id }) => id),
+        [scene.podId],
+      );
+      for (const one of [items[0], (await scene.podStatus()).status]) {
+        assert.deepEqual(one?.labels, { "pod-label": "1" });
+        assert.deepEqual(one?.annotations, { "pod-annotation": "2" });
+      }
     },
   },
   {

@@ -1,8 +1,10 @@
 /** A row of the table in docs/cri-fields.md, with the check that makes it true. */
 import type { Scene } from "./scene.ts";
 
-/** `crun` stands for runc as well: one path of ours, two programs. */
-export type Handler = "crun" | "firecracker";
+export type Handler = "crun" | "runc" | "firecracker";
+export type Place = "host" | "microvm";
+
+export const placeOf = (handler: Handler): Place => (handler === "firecracker" ? "microvm" : "host");
 
 export type Outcome =
   /** Its effect is seen in the container or on the host */
@@ -17,8 +19,8 @@ export type Outcome =
 export type Row = {
   /** Whole paths, as `leafPaths` gives them */
   readonly fields: readonly string[];
-  /** Absent: on both */
-  readonly on?: Handler;
+  /** Absent: in both */
+  readonly on?: Place;
   readonly outcome: Outcome;
   /** What was looked for, in a few words */
   readonly note: string;

@@ -25,7 +25,7 @@ import {
   SupplementalGroupsPolicy,
 } from "../../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
 import type { ContainerInit, PodInit, TestContainer, TestCri } from "../support/cri-client.ts";
-import type { Handler } from "./row.ts";
+import { type Handler, type Place, placeOf } from "./row.ts";
 
 /** Of the user namespace, on the host */
 export const outsideRoot = 300_000;
@@ -100,6 +100,10 @@ export class Scene {
     });
   }
 
+  get place(): Place {
+    return placeOf(this.handler);
+  }
+
   get cri(): TestCri {
     return this.stage.cri;
   }
@@ -158,16 +162,17 @@ export class Scene {
           readonly: true,
         },
       ],
-      ...(this.handler === "crun" && {
-        devices: [{ containerPath: "/dev/mine", hostPath: "/dev/net/tun", permissions: "r" }],
+      ...(this.place === "host" && {
+        // One that runc does not allow by itself, as it does /dev/net/tun.
+        devices: [{ containerPath: "/dev/mine", hostPath: "/dev/loop-control", permissions: "r" }],
       }),
       labels: { "container-label": "5" },
       annotations: { "container-annotation": "6" },
       logPath: "deep/plain.log",
       linux: {
         resources: {
-          cpuPeriod: cpu,
-          cpuQuota: cpu / 2n,
+          cpuPeriod: cpu / 2n,
+          cpuQuota: cpu / 4n,
           cpuShares: 512n,
           memoryLimitInBytes: 64n * mib,
           memorySwapLimitInBytes: 96n * mib,
@@ -175,7 +180,7 @@ export class Scene {
           cpusetCpus: "0",
           cpusetMems: "0",
           hugepageLimits: [{ pageSize: "2MB", limit: 4n * mib }],
-          ...(this.handler === "firecracker" && { unified: { "memory.high": String(48n * mib) } }),
+          ...(this.place === "microvm" && { unified: { "memory.high": String(48n * mib) } }),
         },
         securityContext: {
           ...own,
@@ -210,7 +215,17 @@ export class Scene {
         },
       },
     });
-    const privileged = await run({ linux: { securityContext: { ...own, privileged: true } } });
+    const privileged = await run({
+      linux: {
+        securityContext: {
+          ...shared,
+          privileged: true,
+          maskedPaths: ["/proc/version"],
+          readonlyPaths: ["/root"],
+          seccomp: { profileType: SecurityProfile_ProfileType.RuntimeDefault },
+        },
+      },
+    });
     const terminal = await run({ tty: true, linux: { securityContext: own } });
     const greet = [
       "sh",

@@ -19,7 +19,8 @@ export function withTable(
   let message = "";
   for (const field of fields) {
     const [host, guest] = [seen.crun.get(field), seen.firecracker.get(field)];
-    if (host === undefined || guest === undefined) throw new Error(`${field} was not seen on both handlers`);
+    if (host === undefined || guest === undefined || seen.runc.get(field) !== host)
+      throw new Error(`${field} was not seen on each handler`);
     const [root = "", ...names] = field.split(".");
     if (root !== message)
       lines.push("", `## ${root}`, "", "| field | crun, runc | firecracker |", "|---|---|---|");
