@@ -82,8 +82,13 @@ export async function pushImage(
   return digestOf(Buffer.from(manifest));
 }
 
-/** Pushes the busybox image. */
-export async function pushBusyboxImage(registry: string, name: string, tag: string): Promise<string> {
+/** Pushes the busybox image, with `more` layers on it. */
+export async function pushBusyboxImage(
+  registry: string,
+  name: string,
+  tag: string,
+  more: readonly Buffer[] = [],
+): Promise<string> {
   const config = { Env: ["PATH=/bin"], Cmd: ["/bin/sh"], WorkingDir: "/" };
-  return pushImage(registry, name, tag, [await busyboxLayer()], config);
+  return pushImage(registry, name, tag, [await busyboxLayer(), ...more], config);
 }

@@ -15,9 +15,9 @@ import { createGrpcClient, type GrpcClient } from "../../packages/tinderbox/src/
 
 /** Of what may stand for a message, the plain object. */
 type Plain<T> = Extract<T, { $typeName?: never }>;
-type PodInit = Plain<MessageInitShape<typeof PodSandboxConfigSchema>>;
+export type PodInit = Plain<MessageInitShape<typeof PodSandboxConfigSchema>>;
 type LinuxPodInit = Plain<MessageInitShape<typeof LinuxPodSandboxConfigSchema>>;
-type ContainerInit = Plain<MessageInitShape<typeof ContainerConfigSchema>>;
+export type ContainerInit = Plain<MessageInitShape<typeof ContainerConfigSchema>>;
 
 export type TestContainer = { readonly podId: string; readonly id: string; readonly logPath: string };
 

@@ -13,10 +13,9 @@ export function containerLifecycleCalls({ engine }: CriContext): RuntimeCalls {
   return {
     createContainer: async ({ podSandboxId, config }, { signal }) => {
       const pod = engine.pod(idOf("pod_sandbox_id", podSandboxId));
-      return {
-        containerId: (await engine.createContainer(pod.id, parseContainerConfig(config, pod.config), signal))
-          .id,
-      };
+      const handlers = engine.handlers.map(({ name }) => name);
+      const parsed = parseContainerConfig(config, pod.config, handlers);
+      return { containerId: (await engine.createContainer(pod.id, parsed, signal)).id };
     },
     startContainer: async ({ containerId }, { signal }) => {
       await engine.startContainer(idOf("container_id", containerId), signal);

@@ -1,6 +1,6 @@
 /** The engine's containers as CRI messages. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { Container, Mount } from "../engine/contract.ts";
+import type { Container, ImageNotes, Mount } from "../engine/contract.ts";
 import type { IdMapping } from "../network/contract.ts";
 import {
   type ContainerSchema,
@@ -23,14 +23,19 @@ const propagations = {
   rshared: MountPropagation.PROPAGATION_BIDIRECTIONAL,
 } as const;
 
+const notesToCri = (notes: ImageNotes | undefined) => ({
+  annotations: { ...notes?.annotations },
+  runtimeHandler: notes?.runtimeHandler ?? "",
+});
+
 function common(container: Container) {
-  const { name, attempt, userImage, image, labels, annotations } = container.config;
+  const { name, attempt, userImage, image, imageNotes, labels, annotations } = container.config;
   return {
     id: container.id,
     metadata: { name, attempt },
     state: states[container.phase.kind],
     createdAt: container.createdAtNs,
-    image: { image: image, userSpecifiedImage: userImage },
+    image: { image: image, userSpecifiedImage: userImage, ...notesToCri(imageNotes) },
     imageRef: container.imageRef,
     imageId: container.imageId,
     labels: { ...labels },
@@ -61,7 +66,15 @@ const mountToCri = (mount: Mount, imageRef: string | undefined) => ({
   containerPath: mount.containerPath,
   ...(mount.source.kind === "path"
     ? { hostPath: mount.source.path }
-    : { image: { image: mount.source.image, imageRef: imageRef ?? "" }, imageSubPath: mount.source.subPath }),
+    : {
+        image: {
+          image: mount.source.image,
+          imageRef: imageRef ?? "",
+          userSpecifiedImage: mount.source.notes?.userImage ?? "",
+          ...notesToCri(mount.source.notes),
+        },
+        imageSubPath: mount.source.subPath,
+      }),
   readonly: mount.readonly,
   recursiveReadOnly: mount.recursiveReadOnly,
   uidMappings: mount.uidMappings.map(mappingToCri),
@@ -72,11 +85,12 @@ const mountToCri = (mount: Mount, imageRef: string | undefined) => ({
 /** The body of ContainerStatus. */
 export function containerStatusToCri(container: Container): MessageInitShape<typeof ContainerStatusSchema> {
   const { uid, gid, supplementalGroups } = container.user;
+  const { userImage, imageNotes } = container.config;
   return {
     ...common(container),
     ...times(container),
     // What the user wrote: kubectl shows it.
-    image: { image: container.config.userImage, userSpecifiedImage: container.config.userImage },
+    image: { image: userImage, userSpecifiedImage: userImage, ...notesToCri(imageNotes) },
     mounts: container.config.mounts.map((mount, n) => mountToCri(mount, container.volumeImageIds[n])),
     logPath: container.logPath,
     resources: { linux: resourcesToCri(container.config.resources) },

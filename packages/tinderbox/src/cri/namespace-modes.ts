@@ -62,6 +62,8 @@ function parseUserNamespace(path: string, options: UserNamespace | undefined): I
 
 /** Reads the options at `path`. */
 export function parseNamespaces(path: string, options: NamespaceOption | undefined): ParsedNamespaces {
+  if (options && options.targetId !== "" && options.pid !== NamespaceMode.TARGET)
+    throw invalid(`${path}.target_id`, options.targetId, "empty unless pid is 3 (TARGET)");
   return {
     network: choice(`${path}.network`, options?.network ?? 0, words.network),
     ipc: choice(`${path}.ipc`, options?.ipc ?? 0, words.ipc),

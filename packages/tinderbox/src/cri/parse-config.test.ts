@@ -22,7 +22,7 @@ const pod = (init: PodInit = {}) => {
 };
 const container = (init: ContainerInit = {}) => {
   const whole: ContainerInit = { metadata: { name: "c" }, image: { image: "i" }, ...init };
-  return parseContainerConfig(create(ContainerConfigSchema, whole), pod());
+  return parseContainerConfig(create(ContainerConfigSchema, whole), pod(), ["crun"]);
 };
 
 test("parsePodConfig: without options every namespace is the pod's own, a host port of 0 is none", () => {

@@ -18,6 +18,7 @@ import {
 } from "./field-checks.ts";
 import { parseMappings } from "./namespace-modes.ts";
 import { parseContainerSecurity } from "./parse-container-security.ts";
+import { parseImageSpec } from "./parse-image-spec.ts";
 import { parseResources } from "./parse-resources.ts";
 import { checkRelabel } from "./security-profiles.ts";
 import { signalName } from "./stop-signals.ts";
@@ -28,7 +29,7 @@ const propagations = {
   [MountPropagation.PROPAGATION_BIDIRECTIONAL]: "rshared",
 } as const;
 
-function parseSource(path: string, mount: WireMount): Mount["source"] {
+function parseSource(path: string, mount: WireMount, handlers: readonly string[]): Mount["source"] {
   if (mount.image === undefined) {
     if (mount.imageSubPath !== "")
       throw invalid(`${path}.image_sub_path`, mount.imageSubPath, "only together with image");
@@ -44,14 +45,11 @@ function parseSource(path: string, mount: WireMount): Mount["source"] {
       imageSubPath,
       "a path relative to the image's root, without `..`",
     );
-  return {
-    kind: "image",
-    image: plainText(`${path}.image.image`, mount.image.image, 1, 1024),
-    subPath: imageSubPath,
-  };
+  const { name, notes } = parseImageSpec(`${path}.image`, mount.image, handlers);
+  return { kind: "image", image: name, subPath: imageSubPath, notes };
 }
 
-function parseMount(path: string, mount: WireMount): Mount {
+function parseMount(path: string, mount: WireMount, handlers: readonly string[]): Mount {
   checkRelabel(`${path}.selinux_relabel`, mount.selinuxRelabel);
   const propagation = choice(`${path}.propagation`, mount.propagation, propagations);
   const { readonly, recursiveReadOnly } = mount;
@@ -65,7 +63,7 @@ function parseMount(path: string, mount: WireMount): Mount {
     throw invalid(`${path}.propagation`, mount.propagation, "PROPAGATION_PRIVATE for an id-mapped mount");
   return {
     containerPath: absolutePath(`${path}.container_path`, mount.containerPath),
-    source: parseSource(path, mount),
+    source: parseSource(path, mount, handlers),
     readonly,
     recursiveReadOnly,
     uidMappings,
@@ -92,8 +90,12 @@ function parseLogPath(path: string, value: string): string {
   return value;
 }
 
-/** Parses and checks `config` for a container of `pod`; errors name fields from `config` on. */
-export function parseContainerConfig(config: WireConfig | undefined, pod: PodConfig): ContainerConfig {
+/** Parses and checks `config` for a container of `pod`; errors name fields from `config` on. `handlers` are those of this node. */
+export function parseContainerConfig(
+  config: WireConfig | undefined,
+  pod: PodConfig,
+  handlers: readonly string[],
+): ContainerConfig {
   const given = required("config", config);
   const metadata = required("config.metadata", given.metadata);
   const image = required("config.image", given.image);
@@ -118,12 +120,13 @@ export function parseContainerConfig(config: WireConfig | undefined, pod: PodCon
       "only in a pod whose security_context is privileged as well",
     );
   }
-  const name = plainText("config.image.image", image.image, 1, 1024);
+  const { name, notes } = parseImageSpec("config.image", image, handlers);
   return {
     name: nameText("config.metadata.name", metadata.name),
     attempt: metadata.attempt,
     image: name,
-    userImage: plainText("config.image.user_specified_image", image.userSpecifiedImage, 0, 1024) || name,
+    userImage: notes.userImage || name,
+    imageNotes: notes,
     command: given.command.map((word, n) => noNul(`config.command[${n}]`, word)),
     args: given.args.map((word, n) => noNul(`config.args[${n}]`, word)),
     workingDir: given.workingDir === "" ? "" : absolutePath("config.working_dir", given.workingDir),
@@ -132,7 +135,7 @@ export function parseContainerConfig(config: WireConfig | undefined, pod: PodCon
         throw invalid(`config.envs[${n}].key`, key, "a name without `=`, not empty");
       return { key: noNul(`config.envs[${n}].key`, key), value: noNul(`config.envs[${n}].value`, value) };
     }),
-    mounts: given.mounts.map((mount, n) => parseMount(`config.mounts[${n}]`, mount)),
+    mounts: given.mounts.map((mount, n) => parseMount(`config.mounts[${n}]`, mount, handlers)),
     devices: given.devices.map((device, n) => parseDevice(`config.devices[${n}]`, device)),
     labels: given.labels,
     annotations: given.annotations,

@@ -10,8 +10,9 @@ import { parseNamespaces } from "./namespace-modes.ts";
 import { checkSelinux, parseAppArmor, parseSeccomp } from "./security-profiles.ts";
 
 /** A uid above this turns negative, and then to root, in some runtimes. */
-const maxId = 0x7fff_ffff;
-const policies = {
+export const maxUserId: number = 0x7fff_ffff;
+/** What may be in supplemental_groups_policy. */
+export const groupPolicies = {
   [SupplementalGroupsPolicy.Merge]: "merge",
   [SupplementalGroupsPolicy.Strict]: "strict",
 } as const;
@@ -38,7 +39,7 @@ export function parseContainerSecurity(
       "POD, because the pod has its own network namespace",
     );
   }
-  if (namespaces.user && !isDeepStrictEqual(namespaces.user, pod.user))
+  if (context?.namespaceOptions?.usernsOptions && !isDeepStrictEqual(namespaces.user, pod.user))
     throw invalid(`${path}.namespace_options.userns_options`, namespaces.user, "what the pod was made with");
   if (namespaces.pid === "target" && namespaces.targetId === "") {
     throw invalid(
@@ -72,16 +73,16 @@ export function parseContainerSecurity(
     ),
     pid: { mode: namespaces.pid, targetId: namespaces.targetId },
     ipc: namespaces.ipc,
-    runAsUser: user === undefined ? undefined : integer(`${path}.run_as_user`, user, 0, maxId),
+    runAsUser: user === undefined ? undefined : integer(`${path}.run_as_user`, user, 0, maxUserId),
     runAsUsername: username,
-    runAsGroup: group === undefined ? undefined : integer(`${path}.run_as_group`, group, 0, maxId),
+    runAsGroup: group === undefined ? undefined : integer(`${path}.run_as_group`, group, 0, maxUserId),
     supplementalGroups: (context?.supplementalGroups ?? []).map((id, n) =>
-      integer(`${path}.supplemental_groups[${n}]`, id, 0, maxId),
+      integer(`${path}.supplemental_groups[${n}]`, id, 0, maxUserId),
     ),
     supplementalGroupsPolicy: choice(
       `${path}.supplemental_groups_policy`,
       context?.supplementalGroupsPolicy ?? 0,
-      policies,
+      groupPolicies,
     ),
     readonlyRootfs: context?.readonlyRootfs ?? false,
     noNewPrivs: context?.noNewPrivs ?? false,

@@ -1,8 +1,10 @@
 /** CRI's PodSandboxConfig as the engine's PodConfig. What is not obeyed is refused by name. */
+import { hostname } from "node:os";
 import type { PodConfig } from "../engine/contract.ts";
 import type { PortMapping } from "../network/contract.ts";
 import {
   type DNSConfig,
+  type LinuxSandboxSecurityContext,
   type PodSandboxConfig,
   Protocol,
   type PortMapping as WirePortMapping,
@@ -19,7 +21,8 @@ import {
   required,
 } from "./field-checks.ts";
 import { type ParsedNamespaces, parseNamespaces } from "./namespace-modes.ts";
-import { parseResources } from "./parse-resources.ts";
+import { groupPolicies, maxUserId } from "./parse-container-security.ts";
+import { parsePodResources } from "./parse-resources.ts";
 import { checkSelinux, parseAppArmor, parseSeccomp } from "./security-profiles.ts";
 
 const protocols = { [Protocol.TCP]: "tcp", [Protocol.UDP]: "udp", [Protocol.SCTP]: "sctp" } as const;
@@ -93,6 +96,32 @@ function parseCgroupParent(path: string, value: string): string {
   return value;
 }
 
+/** No process runs for the pod itself, so nothing comes of them; what is wrong is told all the same. */
+function checkUsers(path: string, security: LinuxSandboxSecurityContext | undefined): void {
+  for (const [name, value] of [
+    ["run_as_user", security?.runAsUser?.value],
+    ["run_as_group", security?.runAsGroup?.value],
+  ] as const)
+    if (value !== undefined) integer(`${path}.${name}`, value, 0, maxUserId);
+  for (const [n, id] of (security?.supplementalGroups ?? []).entries())
+    integer(`${path}.supplemental_groups[${n}]`, id, 0, maxUserId);
+  choice(`${path}.supplemental_groups_policy`, security?.supplementalGroupsPolicy ?? 0, groupPolicies);
+}
+
+/** In the node's network a container's port is the node's port, and the name is the node's. */
+function checkNodeNetwork(config: PodSandboxConfig): void {
+  for (const [n, { hostPort, containerPort }] of config.portMappings.entries()) {
+    if (hostPort !== 0 && hostPort !== containerPort)
+      throw invalid(
+        `config.port_mappings[${n}].host_port`,
+        hostPort,
+        `0 or the container_port ${containerPort} in a pod in the node's network`,
+      );
+  }
+  if (config.hostname !== "" && config.hostname !== hostname())
+    throw invalid("config.hostname", config.hostname, "empty or the node's in a pod in the node's network");
+}
+
 /** Parses and checks `config`; errors name fields from `config` on. */
 export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig {
   const given = required("config", config);
@@ -108,6 +137,7 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
   // No process of an image runs for the pod itself, so there is nothing to confine; what is wrong is told all the same.
   parseSeccomp(`${at}.seccomp`, security?.seccomp, security?.seccompProfilePath ?? "");
   parseAppArmor(`${at}.apparmor`, security?.apparmor, "");
+  checkUsers(at, security);
   if (security?.runAsGroup !== undefined && security.runAsUser === undefined) {
     throw invalid(`${at}.run_as_group`, security.runAsGroup.value, "only together with run_as_user");
   }
@@ -119,6 +149,7 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
         "not NODE in a pod with a user namespace of its own",
       );
   }
+  if (namespaces.network === "node") checkNodeNetwork(given);
   const sysctls = linux?.sysctls ?? {};
   checkSysctls("config.linux.sysctls", sysctls, namespaces);
   if (!/^[A-Za-z0-9_.-]*$/.test(given.hostname) || given.hostname.length > maxHostname) {
@@ -144,8 +175,8 @@ export function parsePodConfig(config: PodSandboxConfig | undefined): PodConfig 
     annotations: given.annotations,
     cgroupParent: parseCgroupParent("config.linux.cgroup_parent", linux?.cgroupParent ?? ""),
     sysctls,
-    resources: parseResources("config.linux.resources", linux?.resources),
-    overhead: parseResources("config.linux.overhead", linux?.overhead),
+    resources: parsePodResources("config.linux.resources", linux?.resources),
+    overhead: parsePodResources("config.linux.overhead", linux?.overhead),
     namespaces: {
       network: namespaces.network,
       pid: namespaces.pid,

@@ -2,7 +2,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { LinuxResources } from "../engine/contract.ts";
 import type { LinuxContainerResources, LinuxContainerResourcesSchema } from "../rpc/gen/runtime/v1/api_pb.ts";
-import { integer, invalid, plainText } from "./field-checks.ts";
+import { integer, invalid, plainText, refuse } from "./field-checks.ts";
 
 function cpuList(path: string, value: string): string {
   if (!/^(\d+(-\d+)?(,\d+(-\d+)?)*)?$/.test(value)) throw invalid(path, value, "a list like 0-3,7");
@@ -36,6 +36,27 @@ export function parseResources(path: string, resources: LinuxContainerResources 
       -1,
     ),
   };
+}
+
+/**
+ * A pod's sizing hints, for its whole or for its overhead. Its cgroup is the kubelet's own; what a kubelet never sends here
+ * would be a limit that nobody sets.
+ */
+export function parsePodResources(
+  path: string,
+  resources: LinuxContainerResources | undefined,
+): LinuxResources {
+  const parsed = parseResources(path, resources);
+  const limits = {
+    oom_score_adj: parsed.oomScoreAdj || "",
+    cpuset_cpus: parsed.cpusetCpus,
+    cpuset_mems: parsed.cpusetMems,
+    hugepage_limits: parsed.hugepageLimits.find(({ limit }) => limit > 0)?.pageSize ?? "",
+    memory_swap_limit_in_bytes: parsed.memorySwapLimitBytes || "",
+  };
+  for (const [name, value] of Object.entries(limits))
+    refuse(value !== "", `${path}.${name}`, value, "only containers have it");
+  return parsed;
 }
 
 /** As ContainerStatus reports them. */

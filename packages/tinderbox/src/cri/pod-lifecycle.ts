@@ -2,7 +2,7 @@
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf } from "./field-checks.ts";
 import { parsePodConfig } from "./parse-pod-config.ts";
-import { parseResources } from "./parse-resources.ts";
+import { parsePodResources } from "./parse-resources.ts";
 
 /** The calls that make and end pods. */
 export function podLifecycleCalls({ engine }: CriContext): RuntimeCalls {
@@ -21,8 +21,8 @@ export function podLifecycleCalls({ engine }: CriContext): RuntimeCalls {
     updatePodSandboxResources: async ({ podSandboxId, resources, overhead }) => {
       engine.updatePodResources(
         idOf("pod_sandbox_id", podSandboxId),
-        parseResources("resources", resources),
-        parseResources("overhead", overhead),
+        parsePodResources("resources", resources),
+        parsePodResources("overhead", overhead),
       );
       return {};
     },

@@ -21,6 +21,12 @@ function parseProfile(path: string, profile: SecurityProfile | undefined, text: 
       return { kind: "localhost", reference: text.slice("localhost/".length) };
     throw invalid(path, text, "runtime/default, unconfined or localhost/PROFILE");
   }
+  if (profile.localhostRef !== "" && profile.profileType !== SecurityProfile_ProfileType.Localhost)
+    throw invalid(
+      `${path}.localhost_ref`,
+      profile.localhostRef,
+      "empty unless profile_type is 2 (Localhost)",
+    );
   switch (profile.profileType) {
     case SecurityProfile_ProfileType.RuntimeDefault:
       return { kind: "default" };

@@ -53,12 +53,25 @@ export type Pod = {
   readonly ips: readonly string[];
 };
 
+/** What a request says of an image beside its name; nothing depends on it, statuses tell it back */
+export type ImageNotes = {
+  readonly annotations: Readonly<Record<string, string>>;
+  readonly runtimeHandler: string;
+  /** As the user wrote the name, "" when that is not said */
+  readonly userImage: string;
+};
+
 export type Mount = {
   readonly containerPath: string;
   readonly source:
     | { readonly kind: "path"; readonly path: string }
     /** Any form that ImageService.get takes; always read-only. `subPath` "" is the whole image */
-    | { readonly kind: "image"; readonly image: string; readonly subPath: string };
+    | {
+        readonly kind: "image";
+        readonly image: string;
+        readonly subPath: string;
+        readonly notes?: ImageNotes;
+      };
   readonly readonly: boolean;
   /** The mounts below it are read-only as well */
   readonly recursiveReadOnly: boolean;
@@ -114,6 +127,7 @@ export type ContainerConfig = {
   /** Any form that ImageService.get takes; `userImage` is what the user wrote */
   readonly image: string;
   readonly userImage: string;
+  readonly imageNotes?: ImageNotes;
   readonly command: readonly string[];
   readonly args: readonly string[];
   readonly workingDir: string;

@@ -105,7 +105,10 @@ function refuseForMicrovm(config: ContainerConfig): void {
 
 function devicesOf(config: ContainerConfig, place: "host" | "microvm"): readonly OciDevice[] {
   if (place === "microvm") return [];
-  return config.security.privileged ? allHostDevices() : config.devices.map(requestedDevice);
+  const asked = config.devices.map(requestedDevice);
+  if (!config.security.privileged) return asked;
+  const taken = new Set(asked.map(({ path }) => path));
+  return [...asked, ...allHostDevices().filter(({ path }) => !taken.has(path))];
 }
 
 function deviceRules(config: ContainerConfig, devices: readonly OciDevice[]): readonly object[] {

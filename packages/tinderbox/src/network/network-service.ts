@@ -112,10 +112,11 @@ class CniNetworkService implements NetworkService {
         throw new TinderboxError("EXISTS", `sandbox ${request.sandboxId} has a network already`);
       const ports = request.portMappings.some((one) => one.hostPort > 0);
       if (ports && !network.plugins.some((plugin) => plugin.capabilities["portMappings"] === true)) {
-        this.#options.logger.warn("host ports are asked for, but no CNI plugin takes portMappings", {
-          sandbox: request.sandboxId,
-          network: network.name,
-        });
+        throw new TinderboxError(
+          "INVALID",
+          `port_mappings: host ports are asked for, but no plugin of the CNI network ${network.name} takes portMappings`,
+          { hint: "Add portmap to its plugins, as docs/networking.md has it." },
+        );
       }
       try {
         return await this.#attach(network, request, signal);
