@@ -72,9 +72,10 @@ describe("pulls that are cut short", () => {
     const given = spawn(program, ["--socket", daemon.socket, "pull", `${registry.host}/a/b`], {
       stdio: "ignore",
     });
+    const ended = once(given, "exit");
     await isHalf;
     await daemon.kill9();
-    assert.notEqual((await once(given, "exit"))[0], 0);
+    assert.notEqual((await ended)[0], 0);
     assert.equal(left(root).length, 1, "the download was under way");
     daemon = await start(root);
     try {
