@@ -8,6 +8,8 @@ import { record, recordAnswer } from "./record.ts";
 
 const startMs = 20_000;
 const endMs = 30_000;
+/** A line of the program's log, which may come in the middle of a line of the guest's console */
+const logLine = /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9} \[[^\]\n]*\] .*\n/g;
 
 /** How a process ended. */
 export type End = { readonly exitCode: number | null; readonly signal: string | null };
@@ -115,11 +117,12 @@ export class Vmm {
     if (status !== 204) throw new Error(`${method} ${path} ${JSON.stringify(body)}: ${status} ${text}`);
   }
 
-  /** Resolves when `pattern` is in the output from `from` on. @throws when it ends before, or after `ms` */
+  /** Resolves when `pattern` is in the output from `from` on, the log's lines left out. @throws when it ends before, or after `ms` */
   async said(pattern: RegExp, from = 0, ms = 120_000): Promise<RegExpExecArray> {
     const deadline = AbortSignal.timeout(ms);
     for (;;) {
-      const found = pattern.exec(this.output.slice(from));
+      this.#readOutput();
+      const found = pattern.exec(this.output.slice(from).replace(logLine, ""));
       if (found !== null) return found;
       if (this.child.exitCode !== null || this.child.signalCode !== null || deadline.aborted)
         throw new Error(`${String(pattern)} was not said: ${this.output.slice(-3000)}`);
