@@ -148,6 +148,12 @@ const podCases: readonly Case[] = [
     /^config\.port_mappings\[0\]\.host_ip/,
   ],
   [
+    "a host port that no CNI plugin takes",
+    runPod({ portMappings: [{ containerPort: 80, hostPort: 8080 }] }),
+    "INVALID",
+    /^port_mappings: host ports are asked for, but no plugin of the CNI network \w+ takes portMappings/,
+  ],
+  [
     "a sysctl of the node",
     runPod({ linux: { sysctls: { "kernel.panic": "1" } } }),
     "INVALID",

@@ -11,17 +11,9 @@ export function leafPaths(type: DescMessage, at: string = type.name): readonly s
 function anyValue(field: DescField): unknown {
   if (field.fieldKind === "map") return { x: "y" };
   if (field.enum !== undefined) return 1;
-  switch (field.scalar) {
-    case ScalarType.STRING:
-      return "x";
-    case ScalarType.BOOL:
-      return true;
-    case ScalarType.INT64:
-    case ScalarType.UINT64:
-      return 1n;
-    default:
-      return 1;
-  }
+  if (field.scalar === ScalarType.STRING) return "x";
+  if (field.scalar === ScalarType.BOOL) return true;
+  return field.scalar === ScalarType.INT64 || field.scalar === ScalarType.UINT64 ? 1n : 1;
 }
 
 /** A message of `type` in which the field at `names` alone is set, to a value that is not its default. */

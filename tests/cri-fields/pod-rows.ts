@@ -161,7 +161,7 @@ export const podRows: readonly Row[] = [
         until netstat -ltn | grep -q ':${ports.container} '; do kill -0 $! || exit 1; done`;
       await cri.output(c.plain, "sh", "-c", listen);
       assert.equal(await scene.connectTo(stage.hostIp), "reached\n");
-      assert.equal(await scene.connectTo("127.0.0.1"), undefined);
+      assert.equal(await scene.connectTo("127.0.0.1"), "ECONNREFUSED");
       const linux = { securityContext: { namespaceOptions: { network: NamespaceMode.NODE } } };
       const portMappings = [{ containerPort: 1, hostPort: 2 }];
       await scene.refusesPod({ portMappings, linux }, /^config\.port_mappings\[0\]\.host_port: 2 /);

@@ -328,15 +328,18 @@ export class Scene {
     await assert.rejects(this.cri.create(this.podId, this.config, this.stage.image, more), refusal(pattern));
   }
 
-  /** What a listener at the mapped port answers to the host at `address`; undefined when nobody listens there. */
-  async connectTo(address: string): Promise<string | undefined> {
+  /** What a listener at the mapped port answers to the host at `address`, or the code of the error. */
+  async connectTo(address: string): Promise<string> {
     return new Promise((resolve) => {
       const socket = createConnection(ports.tcp, address);
       let text = "";
       socket.setEncoding("utf8").on("data", (data: string) => {
         text += data;
       });
-      socket.on("error", () => resolve(undefined)).on("close", () => resolve(text));
+      // A mapping that should not be there may lose the packets.
+      socket.setTimeout(10_000, () => socket.destroy(new Error("timeout")));
+      socket.on("error", ({ code = "no answer" }: NodeJS.ErrnoException) => resolve(code));
+      socket.on("close", () => resolve(text));
     });
   }
 }

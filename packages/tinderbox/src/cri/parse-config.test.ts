@@ -113,8 +113,40 @@ const refusedPods: readonly (readonly [PodInit, string, RegExp])[] = [
   ],
 ];
 
+const nodeNetwork = { securityContext: { namespaceOptions: { network: NamespaceMode.NODE } } };
+const ignored: readonly (readonly [PodInit, string, RegExp])[] = [
+  [{ hostname: "not-the-nodes", linux: nodeNetwork }, "INVALID", /^config\.hostname: "not-the-nodes"/],
+  [
+    { portMappings: [{ containerPort: 1, hostPort: 2 }], linux: nodeNetwork },
+    "INVALID",
+    /^config\.port_mappings\[0\]\.host_port: 2/,
+  ],
+  [
+    { linux: { resources: { cpusetCpus: "0" } } },
+    "UNSUPPORTED",
+    /^config\.linux\.resources\.cpuset_cpus: "0"/,
+  ],
+  [{ linux: { securityContext: { supplementalGroups: [-1n] } } }, "INVALID", /supplemental_groups\[0\]: -1/],
+  [
+    { linux: { securityContext: { seccomp: { profileType: 0, localhostRef: "p" } } } },
+    "INVALID",
+    /seccomp\.localhost_ref: "p" .* empty unless/,
+  ],
+];
+
 const refusedContainers: readonly (readonly [ContainerInit, string, RegExp])[] = [
   [{ image: {} }, "INVALID", /^config\.image\.image/],
+  [{ image: { image: "i", imageRef: "r" } }, "INVALID", /^config\.image\.image_ref: "r"/],
+  [
+    { image: { image: "i", runtimeHandler: "kata" } },
+    "INVALID",
+    /^config\.image\.runtime_handler: "kata" .*one of crun/,
+  ],
+  [
+    { linux: { securityContext: { namespaceOptions: { targetId: "x" } } } },
+    "INVALID",
+    /namespace_options\.target_id: "x" .* unless pid is 3/,
+  ],
   [{ logPath: "../x" }, "INVALID", /^config\.log_path: "\.\.\/x"/],
   [{ envs: [{ key: "A=B", value: "" }] }, "INVALID", /^config\.envs\[0\]\.key/],
   [{ args: ["a\0b"] }, "INVALID", /^config\.args\[0\]/],
@@ -166,7 +198,7 @@ const refusedContainers: readonly (readonly [ContainerInit, string, RegExp])[] =
   [{ mounts: [{ containerPath: "a", hostPath: "/b" }] }, "INVALID", /config\.mounts\[0\]\.container_path/],
 ];
 
-for (const [init, code, message] of refusedPods) {
+for (const [init, code, message] of [...refusedPods, ...ignored]) {
   test(`parsePodConfig: refuses ${message.source}`, () => assert.throws(() => pod(init), { code, message }));
 }
 for (const [init, code, message] of refusedContainers) {
