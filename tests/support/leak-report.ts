@@ -42,10 +42,19 @@ function processes(): string[] {
   return found;
 }
 
+/** One that has ended holds its PID namespace until it is waited for: by PID 1, when nobody else is left, and when that likes. */
+function hasEnded(pid: string): boolean {
+  try {
+    return /^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+  } catch {
+    return true;
+  }
+}
+
 function namespaces(): string[] {
   const found = new Set<string>();
   for (const pid of list("/proc")) {
-    if (!/^\d+$/.test(pid)) continue;
+    if (!/^\d+$/.test(pid) || hasEnded(pid)) continue;
     for (const kind of ["net", "ipc", "uts", "mnt", "pid", "cgroup"]) {
       try {
         found.add(readlinkSync(`/proc/${pid}/ns/${kind}`));

@@ -36,7 +36,7 @@ export type RootfsSource =
       readonly suite: string;
       /** Installed beside the essential packages */
       readonly packages: readonly string[];
-      /** @default the mirror that the host's apt uses, or deb.debian.org */
+      /** @default the mirror that the host's apt uses, or mmdebstrap's own default */
       readonly mirror?: string;
     };
 
