@@ -26,7 +26,14 @@ import { pushBusyboxImage } from "./support/busybox-image.ts";
 import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { TestCri } from "./support/cri-client.ts";
 import { startDaemon, type TestDaemon } from "./support/daemon.ts";
-import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import {
+  diffSnapshots,
+  firewall,
+  formatDiff,
+  isRuleOfPod,
+  type Snapshot,
+  snapshotHost,
+} from "./support/leak-report.ts";
 import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
 
 const rows: readonly Row[] = [
@@ -159,12 +166,10 @@ describe("each field of a pod's and a container's configuration", () => {
     await tearDown();
     isDown = true;
     const differences = diffSnapshots(snapshot, snapshotHost([]));
-    // portmap leaves its base chains by design; the rules of a pod it takes away.
-    const ofPod = /CNI-DN-|CNI-SN-|dport|\d+\.\d+\.\d+\.\d+/;
     const leaked = differences
       .map(({ kind, added, removed }) => ({
         kind,
-        added: kind === "iptables and nft rules" ? added.filter((line) => ofPod.test(line)) : added,
+        added: kind === firewall ? added.filter(isRuleOfPod) : added,
         removed,
       }))
       .filter(({ added }) => added.length > 0);

@@ -21,7 +21,7 @@ import { parseArgs } from "node:util";
 import { writeBridgeConf } from "../support/cni.ts";
 import { crictl } from "../support/crictl.ts";
 import { startDaemon } from "../support/daemon.ts";
-import { diffSnapshots, formatDiff, snapshotHost } from "../support/leak-report.ts";
+import { diffSnapshots, firewall, formatDiff, isRuleOfPod, snapshotHost } from "../support/leak-report.ts";
 import { startRegistry } from "../support/test-registry.ts";
 import { pushConformanceImages } from "./images.ts";
 import { judge, parseExceptions, parseJunit } from "./judge.ts";
@@ -30,11 +30,6 @@ const here = import.meta.dirname;
 const clients = join(here, "../clients/bin");
 /** Hosts whose images critest asks for: all come from the local registry. */
 const mirrored = ["registry.k8s.io", "k8s.gcr.io", "gcr.io", "docker.io", "public.ecr.aws"];
-
-/** The portmap plugin leaves its base chains by design; rules of a pod it takes away. */
-const firewall = "iptables and nft rules";
-/** critest itself leaves mounts below /tmp/test... when a spec of mount propagation fails. */
-const isOfPod = /CNI-DN-|CNI-SN-|dport|\d+\.\d+\.\d+\.\d+/;
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -118,9 +113,10 @@ async function main(): Promise<number> {
   // Loop devices are the whole machine's: only one with a file of ours is our business.
   const loops = execFileSync("losetup", ["-a"], { encoding: "utf8" }).split("\n");
   const isOurs = (kind: string, line: string): boolean => {
-    if (kind === firewall) return isOfPod.test(line);
+    if (kind === firewall) return isRuleOfPod(line);
     if (kind === "loop devices")
       return loops.some((loop) => loop.startsWith(`${line}:`) && loop.includes(`(${work}/`));
+    // critest itself leaves mounts there when a spec of mount propagation fails.
     return !line.startsWith("/tmp/test");
   };
   const left = diffSnapshots(before, snapshotHost([]))

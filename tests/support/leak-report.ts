@@ -2,6 +2,7 @@
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
+import { hasEnded } from "./process-tree.ts";
 
 /** Kind to its sorted lines */
 export type Snapshot = ReadonlyMap<string, readonly string[]>;
@@ -42,18 +43,10 @@ function processes(): string[] {
   return found;
 }
 
-/** One that has ended holds its PID namespace until it is waited for: by PID 1, when nobody else is left, and when that likes. */
-function hasEnded(pid: string): boolean {
-  try {
-    return /^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
-  } catch {
-    return true;
-  }
-}
-
 function namespaces(): string[] {
   const found = new Set<string>();
   for (const pid of list("/proc")) {
+    // One that has ended holds its PID namespace until it is waited for: by PID 1, when nobody else is left, and when that likes.
     if (!/^\d+$/.test(pid) || hasEnded(pid)) continue;
     for (const kind of ["net", "ipc", "uts", "mnt", "pid", "cgroup"]) {
       try {
@@ -77,6 +70,14 @@ function* directoriesBelow(path: string): Generator<string> {
   }
 }
 
+/** The kind whose lines portmap's own are among */
+export const firewall = "iptables and nft rules";
+
+/** Whether a firewall's line is a pod's: portmap leaves its base chains by design, a pod's rules it takes away. */
+export function isRuleOfPod(line: string): boolean {
+  return /CNI-DN-|CNI-SN-|dport|\d+\.\d+\.\d+\.\d+/.test(line);
+}
+
 /** Looks at the whole host, and at the files below `directories`. */
 export function snapshotHost(directories: readonly string[]): Snapshot {
   const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
@@ -91,7 +92,7 @@ export function snapshotHost(directories: readonly string[]): Snapshot {
     ["namespaces", namespaces()],
     ["network links", links],
     [
-      "iptables and nft rules",
+      firewall,
       [...output("iptables-save", []), ...output("nft", ["--stateless", "list", "ruleset"])].filter(
         // An empty table or chain is no rule: the first pod of a host makes them, and they stay by design.
         (line) => !/^(#|:|\*|COMMIT|\s*(table|chain|type|\}))/.test(line),

@@ -29,6 +29,12 @@ export function descendantsOf(pid: number): readonly Process[] {
   return children.flatMap((child) => [child, ...descendantsOf(child.pid)]);
 }
 
+/** Whether no process of that number runs. */
+export function hasEnded(pid: string): boolean {
+  const [state] = statOf(pid);
+  return state === undefined || state === "" || state === "Z" || state === "X";
+}
+
 /** Whether it runs. A zombie does not: somebody has only not looked yet. */
 export function isAlive({ pid, started }: Process): boolean {
   const stat = statOf(`${pid}`);

@@ -13,14 +13,14 @@ function shown(value: unknown): string {
   return JSON.stringify(value instanceof Map ? [...value] : value) ?? "";
 }
 
-/** Brings `live` to `after`; the keys that need a restart are in the log and the result. */
+/** Brings `live` to `after`; the log names the keys that need a restart. */
 export function applyConfig(
   before: DaemonConfig,
   after: DaemonConfig,
   live: Live,
   defaultLevel: LogLevel,
   logger: Logger,
-): readonly (keyof DaemonConfig)[] {
+): void {
   live.threshold.level = after.logLevel ?? defaultLevel;
   live.registries.clear();
   for (const [host, settings] of after.registries) live.registries.set(host, settings);
@@ -34,5 +34,4 @@ export function applyConfig(
     logger.warn("these settings count after a restart (pods are not touched by it)", {
       keys: waiting.join(" "),
     });
-  return waiting;
 }
