@@ -35,7 +35,7 @@ export async function bareBoot(
     const listener = await listenVsock(join(directory, "vsock.sock"), 1024);
     stack.defer(() => listener[Symbol.asyncDispose]());
     await machine.configure(
-      machineConfiguration(record, {
+      machineConfiguration(record, join(directory, "vsock.sock"), {
         kernel: join(guest, "vmlinux"),
         initrd: join(guest, "initramfs.img"),
         bootArgs: "",

@@ -84,6 +84,8 @@ const mistakes: readonly (readonly [string, string])[] = [
   [vm('vmm = "qemu"'), `runtimes.x.vmm: "qemu": ${vmm}`],
   [vm('vmm = "/none"'), 'runtimes.x.vmm: "/none": no such file'],
   [vm(`vmm = "${noProgram}"`), `runtimes.x.vmm: "${noProgram}": not a program: it is not executable`],
+  [vm('jailer = ""'), 'runtimes.x.jailer: "": "auto", "none" or an absolute path'],
+  [vm('jailer = "/none"'), 'runtimes.x.jailer: "/none": no such file'],
   [vm('kernel = "vmlinux"'), 'runtimes.x.kernel: "vmlinux": an absolute path, or ""'],
   [vm('kernel = "/none"'), 'runtimes.x.kernel: "/none": no such file'],
   [vm('kernel = "/etc"'), 'runtimes.x.kernel: "/etc": not a file'],
@@ -99,7 +101,7 @@ const mistakes: readonly (readonly [string, string])[] = [
   [vm("memory_mib = nan"), "runtimes.x.memory_mib: NaN: a whole number from 96 to 1048576"],
   [
     vm("memory_mb = 256"),
-    "runtimes.x.memory_mb: unknown key; did you mean memory_mib? known here: type, vmm, kernel, initrd, boot_args, vcpus, memory_mib",
+    "runtimes.x.memory_mb: unknown key; did you mean memory_mib? known here: type, vmm, jailer, kernel, initrd, boot_args, vcpus, memory_mib",
   ],
   ["cni = []", "cni: []: a table"],
   ["cni = 5", "cni: 5: a table"],

@@ -4,6 +4,7 @@ import { styleText } from "node:util";
 import { TinderboxError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import { binDirectory, guestDirectory, nativeProgram } from "../base/paths.ts";
+import { chooseJailer } from "../guest/choose-jailer.ts";
 import { bootTest, chooseVmm, findProgram } from "../guest/choose-vmm.ts";
 import { loadGuest } from "../guest/guest-artefacts.ts";
 import { tryRun } from "../native/run.ts";
@@ -113,16 +114,34 @@ async function microvms(signal: AbortSignal): Promise<readonly Finding[]> {
   }
 }
 
+async function firecracker(signal: AbortSignal): Promise<readonly Finding[]> {
+  const path = await findProgram("firecracker");
+  if (path === undefined)
+    return [note("firecracker", `not on PATH: microVMs run on ${binDirectory}/firecracker-qemu`)];
+  const logger = createLogger({ level: "error", format: "text" });
+  const jailer = await chooseJailer("auto", path, logger, signal).catch(() => undefined);
+  return [
+    ok("firecracker", path),
+    jailer === undefined
+      ? note(
+          "jailer",
+          "none of firecracker's release, beside it or on PATH: it runs as root, out of a jail",
+          `install the jailer of the same release beside ${path}`,
+        )
+      : ok("jailer", jailer),
+  ];
+}
+
 async function examine(socket: string, signal: AbortSignal): Promise<readonly Finding[]> {
   const isRoot = process.getuid?.() === 0;
   const native = await tryRun(nativeProgram, ["version"]).catch(() => undefined);
-  const [tools, plugins, machines, listens] = await Promise.all([
+  const [tools, plugins, vmm, machines, listens] = await Promise.all([
     Promise.all(programs.map(([name, use, debianPackage]) => program(name, use, debianPackage))),
     cniPlugins(),
+    firecracker(signal),
     isRoot ? microvms(signal) : [],
     isListening(socket),
   ]);
-  const firecracker = await findProgram("firecracker");
   return [
     isRoot ? ok("root", "yes") : missing("root", "not the superuser", "sudo tinderbox doctor"),
     native?.code === 0
@@ -132,9 +151,7 @@ async function examine(socket: string, signal: AbortSignal): Promise<readonly Fi
     ...tools,
     plugins,
     cniConfig(),
-    firecracker === undefined
-      ? note("firecracker", `not on PATH: microVMs run on ${binDirectory}/firecracker-qemu`)
-      : ok("firecracker", firecracker),
+    ...vmm,
     ...machines,
     listens ? ok("daemon", socket) : note("daemon", `none listens on ${socket}`, "tinderboxd &"),
   ];

@@ -57,6 +57,7 @@ function table<const E extends v.ObjectEntries>(entries: E) {
 
 const programText = "a program's name or absolute path";
 const vmmText = '"auto", "firecracker", "firecracker-qemu" or an absolute path';
+const jailerText = '"auto", "none" or an absolute path';
 const mirrorText = "an http:// or https:// URL without credentials or a query";
 
 function isMirror(text: string): boolean {
@@ -84,6 +85,7 @@ const ociRuntime = table({
 const microVmRuntime = table({
   type: v.literal("microvm"),
   vmm: v.optional(wordOrPath(["auto", "firecracker", "firecracker-qemu"], vmmText), "auto"),
+  jailer: v.optional(wordOrPath(["auto", "none"], jailerText), "auto"),
   kernel: v.optional(fileOrEmpty, ""),
   initrd: v.optional(fileOrEmpty, ""),
   boot_args: v.optional(

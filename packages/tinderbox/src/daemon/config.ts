@@ -8,6 +8,8 @@ export type MicroVmRuntimeConfig = {
   readonly name: string;
   /** `auto`, `firecracker`, `firecracker-qemu`, or an absolute path */
   readonly vmm: string;
+  /** `auto`, `none`, or an absolute path */
+  readonly jailer: string;
   /** "" = the project's own guest */
   readonly kernel: string;
   readonly initrd: string;

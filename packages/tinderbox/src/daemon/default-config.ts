@@ -11,6 +11,7 @@ const runtimes: readonly RuntimeConfig[] = [
     type: "microvm",
     name: "firecracker",
     vmm: "auto",
+    jailer: "auto",
     kernel: "",
     initrd: "",
     bootArgs: "",

@@ -55,19 +55,20 @@ function parseText(text: string, file: string): FileConfig {
 
 function runtimeOf(name: string, file: NonNullable<FileConfig["runtimes"]>[string]): RuntimeConfig {
   if (file.type === "oci") return { type: "oci", name, path: file.path };
-  const { type, vmm, kernel, initrd, vcpus } = file;
-  return { type, name, vmm, kernel, initrd, bootArgs: file.boot_args, vcpus, memoryMib: file.memory_mib };
+  const { type, vmm, jailer, kernel, initrd, vcpus } = file;
+  const { boot_args: bootArgs, memory_mib: memoryMib } = file;
+  return { type, name, vmm, jailer, kernel, initrd, bootArgs, vcpus, memoryMib };
 }
 
 function checkFiles(runtime: RuntimeConfig, file: string): void {
   const paths =
     runtime.type === "oci"
       ? { path: runtime.path }
-      : { vmm: runtime.vmm, kernel: runtime.kernel, initrd: runtime.initrd };
+      : { vmm: runtime.vmm, jailer: runtime.jailer, kernel: runtime.kernel, initrd: runtime.initrd };
   for (const [key, path] of Object.entries(paths)) {
     if (!path.startsWith("/")) continue;
     const info = statSync(path, { throwIfNoEntry: false });
-    const isProgram = key === "path" || key === "vmm";
+    const isProgram = key === "path" || key === "vmm" || key === "jailer";
     const why =
       info === undefined
         ? "no such file"

@@ -6,9 +6,11 @@ import { join } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { guestDirectory } from "../base/paths.ts";
+import { chooseJailer } from "../guest/choose-jailer.ts";
 import { chooseVmm, type GuestFiles } from "../guest/choose-vmm.ts";
 import { requireGuest } from "../guest/guest-artefacts.ts";
 import type { SandboxFactory } from "../sandbox/contract.ts";
+import type { JailUsers } from "../sandbox/microvm/jail-users.ts";
 import { createMicrovmSandboxFactory } from "../sandbox/microvm/microvm-sandbox.ts";
 import type { DaemonConfig, MicroVmRuntimeConfig } from "./config.ts";
 
@@ -31,13 +33,16 @@ async function guestOf(runtime: MicroVmRuntimeConfig): Promise<GuestFiles> {
 export function createMicrovmFactory(
   runtime: MicroVmRuntimeConfig,
   config: DaemonConfig,
+  jailUsers: JailUsers,
   logger: Logger,
 ): SandboxFactory {
-  const make = (vmm: string, guest: GuestFiles): SandboxFactory =>
+  const make = (vmm: string, guest: GuestFiles, jailer?: string): SandboxFactory =>
     createMicrovmSandboxFactory({
       handler: runtime.name,
       stateDir: join(config.root, "microvm"),
       vmm,
+      jailer,
+      jailUsers,
       ...guest,
       bootArgs: runtime.bootArgs,
       log: logger,
@@ -47,7 +52,9 @@ export function createMicrovmFactory(
     const guest = await guestOf(runtime);
     const vmm = await chooseVmm(runtime.vmm, guest, config.root, logger, signal);
     const key = JSON.stringify([vmm, guest]);
-    const factory = made.get(key) ?? make(vmm, guest);
+    const known = made.get(key);
+    if (known) return known;
+    const factory = make(vmm, guest, await chooseJailer(runtime.jailer, vmm, logger, signal));
     made.set(key, factory);
     return factory;
   };

@@ -11,6 +11,7 @@ import { Images } from "../rpc/gen/tinderbox/images/v1/images_pb.ts";
 import { addGrpcService, closeGrpc, listenGrpc } from "../rpc/grpc-service.ts";
 import type { SandboxFactory } from "../sandbox/contract.ts";
 import { createHostSandboxFactory } from "../sandbox/host/host-sandbox.ts";
+import { JailUsers } from "../sandbox/microvm/jail-users.ts";
 import type { DaemonConfig, RuntimeConfig } from "./config.ts";
 import { importCalls } from "./import-service.ts";
 import { startMetricsServer } from "./metrics-server.ts";
@@ -20,9 +21,14 @@ import { prepareSocketPath, withPrivateSocket } from "./socket-path.ts";
 /** How long calls may go on after the daemon was asked to end. */
 const graceMs = 2000;
 
-function factoryOf(runtime: RuntimeConfig, config: DaemonConfig, logger: Logger): SandboxFactory {
+function factoryOf(
+  runtime: RuntimeConfig,
+  config: DaemonConfig,
+  jailUsers: JailUsers,
+  logger: Logger,
+): SandboxFactory {
   const log = logger.with({ handler: runtime.name });
-  if (runtime.type === "microvm") return createMicrovmFactory(runtime, config, log);
+  if (runtime.type === "microvm") return createMicrovmFactory(runtime, config, jailUsers, log);
   return createHostSandboxFactory({
     handler: runtime.name,
     // Apart for each handler: each keeps its own count of who uses an image's mount.
@@ -61,8 +67,11 @@ export async function startDaemon(config: DaemonConfig, logger: Logger): Promise
       stateDir: join(config.state, "network"),
       logger,
     });
+    const jailUsers = new JailUsers();
     const factories = new Map(
-      [...config.runtimes].map(([name, runtime]) => [name, factoryOf(runtime, config, logger)] as const),
+      [...config.runtimes].map(
+        ([name, runtime]) => [name, factoryOf(runtime, config, jailUsers, logger)] as const,
+      ),
     );
     const engine = await openEngine({
       config: { ...config, defaultHandler: config.defaultRuntime },

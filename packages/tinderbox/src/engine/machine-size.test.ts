@@ -7,6 +7,7 @@ const runtime = {
   type: "microvm",
   name: "f",
   vmm: "auto",
+  jailer: "auto",
   kernel: "",
   initrd: "",
   bootArgs: "",

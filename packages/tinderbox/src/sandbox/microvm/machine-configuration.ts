@@ -29,8 +29,12 @@ export type MachineRecord = {
   readonly spec: Pick<SandboxRecord["spec"], "id" | "vcpus" | "memoryMib" | "network">;
 };
 
-/** The scratch drive, a placeholder for each image that may come, the pod's taps, vsock and entropy. Paths are below the record's directory. */
-export function machineConfiguration(record: MachineRecord, files: MachineFiles): MachineConfiguration {
+/** The scratch drive, a placeholder for each image that may come, the pod's taps, vsock and entropy. Drives are below the record's directory. */
+export function machineConfiguration(
+  record: MachineRecord,
+  vsockPath: string,
+  files: MachineFiles,
+): MachineConfiguration {
   const { spec, directory } = record;
   const interfaces = spec.network.kind === "pod" ? spec.network.interfaces : [];
   const placeholders = Array.from({ length: files.placeholderDrives }, (_, index) => ({
@@ -60,7 +64,7 @@ export function machineConfiguration(record: MachineRecord, files: MachineFiles)
         throw new TinderboxError("INTERNAL", `interface ${device.name} of pod ${spec.id} has no tap`);
       return { iface_id: `net_${index}`, host_dev_name: device.tap, guest_mac: device.mac };
     }),
-    vsock: { guest_cid: guestCid, uds_path: join(directory, "vsock.sock") },
+    vsock: { guest_cid: guestCid, uds_path: vsockPath },
     entropy: {},
   };
 }

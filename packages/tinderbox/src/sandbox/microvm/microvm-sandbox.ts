@@ -13,7 +13,6 @@ import {
 } from "@tinderbox/firecracker";
 import { TinderboxError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
-import { nativeProgram } from "../../base/paths.ts";
 import { isAlive, type ProcessIdentity, signalProcess } from "../../base/process-identity.ts";
 import { UndoStack } from "../../base/undo.ts";
 import { writeFileAtomic } from "../../base/write-file.ts";
@@ -24,10 +23,12 @@ import { makePodCgroup, removePodCgroup } from "../pod-cgroup.ts";
 import { parseProcessIdentity, sandboxDirectory } from "../sandbox-directory.ts";
 import { boundConsole, consoleTail, openConsole } from "./console-file.ts";
 import { DriveSlots } from "./drive-slots.ts";
+import { JailUsers } from "./jail-users.ts";
 import { defaultPlaceholderDrives, machineConfiguration } from "./machine-configuration.ts";
 import { MicrovmLogs } from "./microvm-logs.ts";
 import { makeScratchDrive } from "./scratch-drive.ts";
-import { VolumeServer } from "./volumes.ts";
+import { foundVmmPlace, hostVsock, newVmmPlace, removeVmmPlace, type VmmPlace } from "./vmm-place.ts";
+import { VolumeServer, volumePort } from "./volumes.ts";
 
 export type MicrovmSandboxOptions = {
   /** Name of the runtime handler */
@@ -36,6 +37,10 @@ export type MicrovmSandboxOptions = {
   readonly stateDir: string;
   /** The VMM's path: Firecracker or firecracker-qemu */
   readonly vmm: string;
+  /** Path of Firecracker's jailer. @default the VMM runs without one */
+  readonly jailer?: string | undefined;
+  /** Shared by all factories of a daemon. @default its own */
+  readonly jailUsers?: JailUsers;
   /** Uncompressed ELF kernel */
   readonly kernel: string;
   readonly initrd: string;
@@ -51,11 +56,6 @@ export type MicrovmSandboxOptions = {
 };
 
 const agentPort = 1024;
-
-/** Instance ids know letters, digits and `-`, 64 at most. */
-function instanceId(id: string): string {
-  return id.replace(/[^0-9A-Za-z-]/g, "-").slice(0, 64);
-}
 
 /** Tells the guest who it is: after a boot, and again after a snapshot is loaded. */
 async function configureGuest(
@@ -96,7 +96,9 @@ async function configureGuest(
 
 /** Makes microVM sandboxes for one runtime handler. */
 export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): SandboxFactory {
-  const { stateDir, handler, log } = options;
+  const { stateDir, handler, jailer, log } = options;
+  const jailUsers = options.jailUsers ?? new JailUsers();
+  const jailing = jailer === undefined ? undefined : { jailer, users: jailUsers };
   const placeholderDrives = options.placeholderDrives ?? defaultPlaceholderDrives;
   const files = { ...options, bootArgs: options.bootArgs ?? "", placeholderDrives };
 
@@ -114,11 +116,13 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
         throw new TinderboxError("CLEANUP", `the VMM (process ${identity.pid}) does not die`);
       await delay(5);
     }
+    await removeVmmPlace(record, jailUsers);
     await rm(record.directory, { recursive: true, force: true });
   }
 
   async function makeSandbox(
     record: SandboxRecord,
+    vmm: VmmPlace,
     machine: RunningMachine,
     control?: AgentConnection,
   ): Promise<{ sandbox: AgentSandbox; slots: DriveSlots; volumes: VolumeServer; logs: MicrovmLogs }> {
@@ -132,13 +136,15 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
         );
       },
     });
-    const volumes = await VolumeServer.load(record.directory, record.spec.cgroupPath);
+    const volumes = await VolumeServer.load(record.directory, record.spec.cgroupPath, () =>
+      vmm.admit(volumePort),
+    );
     const consolePath = join(record.directory, "console.log");
     const watcher = boundConsole(consolePath);
     const place: Place = {
       kind: "microvm",
       logs,
-      dial: (signal) => dialVsock(join(record.directory, "vsock.sock"), agentPort, { signal }),
+      dial: (signal) => dialVsock(vmm.vsockPath, agentPort, { signal }),
       acquireRootfs: async (spec) => ({
         lower: { case: "drive", value: await slots.acquire(spec.id, spec.image) },
       }),
@@ -178,32 +184,20 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
       // 512 bytes: smaller than any image, so that every change of a drive is a change of size.
       writeFile(join(directory, "placeholder"), Buffer.alloc(512)),
     ]);
+    const vmm = await newVmmPlace(record, options.vmm, cgroups, jailing);
     const console = openConsole(join(directory, "console.log"));
     let configurable: ConfigurableMachine;
     try {
-      const netns = spec.network.kind === "pod" ? ["--netns", spec.network.netnsPath] : [];
-      configurable = await launchMachine({
-        binary: options.vmm,
-        apiSocket: join(directory, "api.sock"),
-        id: instanceId(record.id),
-        spawnPrefix: [
-          nativeProgram,
-          "launch",
-          ...netns,
-          ...cgroups.flatMap((path) => ["--cgroup", path]),
-          "--",
-        ],
-        outputFd: console.fd,
-        signal,
-      });
+      configurable = await launchMachine({ ...vmm.launch, outputFd: console.fd, signal });
     } finally {
       console.close();
     }
     undo.defer("kill the VMM", () => configurable.kill());
     await writeFileAtomic(join(directory, "machine.json"), JSON.stringify(configurable.identity));
     // The guest calls when it is up; the listener is there before it starts.
-    await using listener = await listenVsock(join(directory, "vsock.sock"), agentPort);
-    await configurable.configure(machineConfiguration(record, files), { signal });
+    await using listener = await listenVsock(hostVsock(record), agentPort);
+    await vmm.admit(agentPort);
+    await configurable.configure(machineConfiguration(record, vmm.vsockPath, files), { signal });
     const machine = await configurable.start({ signal });
     const milliseconds = options.bootTimeoutMs ?? 60_000;
     const booted = AbortSignal.any([signal, AbortSignal.timeout(milliseconds)]);
@@ -224,7 +218,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     const control = await AgentConnection.open(socket, { signal });
     undo.defer("close the agent's connection", () => control.close());
     await configureGuest(control, record, signal);
-    const { sandbox } = await makeSandbox(record, machine, control);
+    const { sandbox } = await makeSandbox(record, vmm, machine, control);
     return sandbox;
   }
 
@@ -270,14 +264,11 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
       const identity = await readIdentity(record);
       if (!identity || !isAlive(identity)) return undefined;
       try {
-        const machine = await adoptMachine({
-          identity,
-          apiSocket: join(record.directory, "api.sock"),
-          id: instanceId(record.id),
-        });
+        const vmm = await foundVmmPlace(record, jailUsers);
+        const machine = await adoptMachine({ identity, ...vmm });
         if (machine.phase !== "running")
           throw new TinderboxError("VMM", `its guest is ${machine.phase}, not running`);
-        const { sandbox, slots, volumes, logs } = await makeSandbox(record, machine);
+        const { sandbox, slots, volumes, logs } = await makeSandbox(record, vmm, machine);
         const ids = new Set((await sandbox.listContainers()).map((state) => state.id));
         for (const containerId of slots.containers)
           if (!ids.has(containerId)) await slots.release(containerId);

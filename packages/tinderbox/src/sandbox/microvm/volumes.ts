@@ -48,16 +48,23 @@ const isSame = (a: ProcessIdentity | undefined, b: ProcessIdentity): boolean =>
 export class VolumeServer {
   readonly #directory: string;
   readonly #cgroupPath: string;
+  readonly #admit: () => Promise<void>;
   #journal: Journal;
   #turn: Promise<unknown> = Promise.resolve();
 
-  private constructor(directory: string, cgroupPath: string, journal: Journal) {
+  private constructor(directory: string, cgroupPath: string, admit: () => Promise<void>, journal: Journal) {
     this.#directory = directory;
     this.#cgroupPath = cgroupPath;
+    this.#admit = admit;
     this.#journal = journal;
   }
 
-  static async load(directory: string, cgroupPath: string): Promise<VolumeServer> {
+  /** `admit` lets the VMM reach the server's socket. */
+  static async load(
+    directory: string,
+    cgroupPath: string,
+    admit: () => Promise<void>,
+  ): Promise<VolumeServer> {
     let journal = empty;
     try {
       // Our own file, written whole or not at all.
@@ -65,7 +72,7 @@ export class VolumeServer {
     } catch (cause) {
       if (errnoOf(cause) !== "ENOENT") throw cause;
     }
-    return new VolumeServer(directory, cgroupPath, journal);
+    return new VolumeServer(directory, cgroupPath, admit, journal);
   }
 
   /** Containers that have a volume. */
@@ -99,6 +106,7 @@ export class VolumeServer {
     const started = parseProcessIdentity(said);
     if (!started)
       throw new TinderboxError("AGENT", `the volume server did not say who it is: ${said.trim()}`);
+    await this.#admit();
     await this.#keep({ server: started });
     return started;
   }
