@@ -339,6 +339,23 @@ for (const handler of ["crun", "firecracker"]) {
       }
     });
 
+    test("a pod's PID 1 that leads to more than the pod has", async () => {
+      const linux = {
+        securityContext: {
+          namespaceOptions: { pid: NamespaceMode.POD },
+          capabilities: { addCapabilities: ["SYS_PTRACE", "SYS_CHROOT"] },
+        },
+      };
+      const podConfig = cri.podConfig({ linux });
+      const podId = await cri.runPod(handler, podConfig);
+      const one = await cri.start(podId, podConfig, busybox, { linux });
+      assert.equal(await cri.output(one, "sh", "-c", "cd /proc/1/root/ && ls -a"), ".\n..\n");
+      assert.equal(
+        await cri.output(one, "sh", "-c", "grep CapEff /proc/1/status"),
+        "CapEff:\t0000000000000000\n",
+      );
+    });
+
     test("19, router advertisements taken from others (CVE-2020-10749)", async () => {
       const path = "/proc/sys/net/ipv6/conf/eth0/accept_ra";
       const { exitCode, stdout } = await cri.exec(container, "cat", path);

@@ -1,11 +1,37 @@
-//! The process that holds a PID namespace for a pod: its PID 1. Reaps, and does nothing else.
+//! The process that holds a PID namespace for a pod: its PID 1. Reaps, and does nothing else. The pod's containers see it, and
+//! one with CAP_SYS_PTRACE gets at all it has: so it has no file and no capability.
 use crate::{sys, userns};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// A root of its own with nothing in it.
+fn empty_root() -> io::Result<()> {
+    sys::check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    sys::mount("", Path::new("/"), "", libc::MS_REC | libc::MS_PRIVATE, "")?;
+    // Any directory will do.
+    let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    sys::mount("tmpfs", Path::new("/proc"), "tmpfs", flags, "size=4k,nr_inodes=2")?;
+    std::env::set_current_dir("/proc")?;
+    let here = c".".as_ptr();
+    sys::check(unsafe { libc::syscall(libc::SYS_pivot_root, here, here) } as i32)?;
+    sys::check(unsafe { libc::umount2(here, libc::MNT_DETACH) })?;
+    std::env::set_current_dir("/")
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    sys::check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    // linux/capability.h, version 3: {version, pid}, then {effective, permitted, inheritable} for the low and high words.
+    let header: [u32; 2] = [0x2008_0522, 0];
+    let none = [0u32; 6];
+    sys::check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) } as i32).map(|_| ())
+}
+
 pub fn run() -> Result<(), String> {
+    empty_root().map_err(|e| format!("an empty root: {e}"))?;
+    drop_capabilities().map_err(|e| format!("capabilities: {e}"))?;
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
