@@ -1,5 +1,5 @@
 //! What the server gives up before it listens to a guest: every other file, process, network and capability.
-use super::{seccomp, VOLUMES};
+use super::{seccomp, MAPS, VOLUMES};
 use crate::sys;
 use std::path::Path;
 
@@ -64,6 +64,7 @@ fn new_root(place: &Path) -> std::io::Result<()> {
     std::env::set_current_dir(place)?;
     std::fs::create_dir("proc")?;
     std::fs::create_dir(&VOLUMES[1..])?;
+    std::fs::create_dir(&MAPS[1..])?;
     sys::mount("proc", Path::new("proc"), "proc", none, "")?;
     let here = c".".as_ptr();
     sys::check(unsafe { libc::syscall(libc::SYS_pivot_root, here, here) } as i32)?;

@@ -2,6 +2,7 @@
 //! reach nothing else. `fs-add` and `fs-remove` give it a directory and take it away; see docs/volumes.md.
 mod confine;
 mod gate;
+mod ids;
 #[cfg(test)]
 mod replay;
 mod seccomp;
@@ -21,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the volumes are in the process's own view: one directory or file each, named by its id.
 const VOLUMES: &str = "/volumes";
+/// The ids of those that have others in the guest than on the disk: a file each, with the volume's name.
+const MAPS: &str = "/maps";
 
 /// A volume's id: it is a file name in `VOLUMES` and comes from the guest as well.
 fn is_id(id: &str) -> bool {

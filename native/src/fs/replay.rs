@@ -2,6 +2,7 @@
 //! temporary directory: it must answer or hang up, never hang, never end, and never touch what is outside.
 use super::gate::tests::message;
 use super::gate::{length, HEADER, MAX_MESSAGE};
+use super::ids::Ids;
 use super::serve::{answer, VolumeServer};
 use super::volume::Volume;
 use crate::sys::Socket;
@@ -42,9 +43,13 @@ impl Drop for Place {
 
 /// A server thread for one connection, as serve.rs has it, and the guest's end of it.
 fn serve(place: &Place) -> UnixStream {
+    serve_with(place, Ids::default())
+}
+
+fn serve_with(place: &Place, ids: Ids) -> UnixStream {
     let (guest, host) = UnixStream::pair().unwrap();
     guest.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let volume = VolumeServer::new(Volume::open(place.volume().join("volume").to_str().unwrap()).unwrap());
+    let volume = VolumeServer::new(Volume::open(place.volume().join("volume").to_str().unwrap(), ids).unwrap());
     std::thread::spawn(move || {
         let mut socket = Socket::new(host.into());
         let (mut request, mut reply) = (vec![0u8; MAX_MESSAGE], vec![0u8; MAX_MESSAGE]);
@@ -256,4 +261,53 @@ fn what_nobody_should_send_is_answered_or_ends_the_connection() {
         around.sort();
         assert_eq!(around, ["outside", "volume"], "round {round}");
     }
+}
+
+/// Of an entry's or an attribute reply's body: who owns it. `at` is where the attributes begin.
+fn owner(body: &[u8], at: usize) -> (u32, u32) {
+    let word = |at: usize| u32::from_ne_bytes(body[at..at + 4].try_into().unwrap());
+    (word(at + 68), word(at + 72))
+}
+
+#[test]
+fn owners_are_shifted_both_ways_and_others_refused() {
+    use std::os::unix::fs::{chown, MetadataExt, PermissionsExt};
+    if unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    let place = Place::new("owners");
+    let file = place.volume().join("volume/file");
+    // The server keeps its capabilities when it becomes another, this thread does not.
+    fs::set_permissions(place.volume().join("volume"), fs::Permissions::from_mode(0o777)).unwrap();
+    let map = vec![(1_000, 0, 100)];
+    let mut guest = serve_with(&place, Ids::new(map.clone(), map));
+    chown(&file, Some(1_007), Some(5)).unwrap();
+    let (_, entry) = call(&mut guest, 1, ROOT, b"file\0");
+    assert_eq!(owner(&entry, 40), (7, u32::MAX));
+    let node = number(&entry, 0);
+    assert_eq!(owner(&call(&mut guest, 3, node, &[0; 16]).1, 16), (7, u32::MAX));
+    // FATTR_UID and FATTR_GID
+    let to = |uid: u32, gid: u32| [&words(&[6, 0])[..], &[0; 68], &words(&[uid, gid, 0])].concat();
+    let (error, about) = call(&mut guest, 4, node, &to(8, 9));
+    assert_eq!((error, owner(&about, 16)), (0, (8, 9)));
+    assert_eq!(call(&mut guest, 4, node, &to(100, 9)).0, libc::EOVERFLOW);
+    assert_eq!(call(&mut guest, 4, node, &to(8, u32::MAX)).0, libc::EOVERFLOW);
+    let about = fs::metadata(&file).unwrap();
+    assert_eq!((about.uid(), about.gid()), (1_008, 1_009));
+    // What is made belongs to who asks: mkdir, as another than root
+    let mut request = message(9, ROOT, &[&words(&[0o755, 0])[..], b"made\0"].concat());
+    request[24..32].copy_from_slice(&words(&[3, 4]));
+    guest.write_all(&request).unwrap();
+    assert_eq!(owner(&reply(&mut guest).unwrap().1, 40), (3, 4));
+    let about = fs::metadata(place.volume().join("volume/made")).unwrap();
+    assert_eq!((about.uid(), about.gid()), (1_003, 1_004));
+    for (uid, gid) in [(100, 0), (0, 100), (u32::MAX, u32::MAX)] {
+        let mut request = message(9, ROOT, &[&words(&[0o755, 0])[..], b"never\0"].concat());
+        request[24..32].copy_from_slice(&words(&[uid, gid]));
+        guest.write_all(&request).unwrap();
+        assert_eq!(reply(&mut guest).unwrap().0, libc::EOVERFLOW);
+    }
+    assert!(!place.volume().join("volume/never").exists());
+    let acl = [&words(&[64, 0])[..], b"system.posix_acl_access\0"].concat();
+    assert_eq!(call(&mut guest, 22, node, &acl).0, libc::EOPNOTSUPP);
 }

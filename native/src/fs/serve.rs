@@ -2,6 +2,7 @@
 //! carries FUSE messages as /dev/fuse has them: one request, its reply, the next. Requests go on side by side by having
 //! connections side by side.
 use super::gate::{self, Verdict, HEADER, MAX_MESSAGE};
+use super::ids::Ids;
 use super::volume::Volume;
 use super::{is_id, VOLUMES};
 use crate::agent::{lock, spawn};
@@ -45,7 +46,7 @@ impl Volumes {
             };
         }
         open.retain(|_, volume| volume.strong_count() > 0);
-        let volume = Arc::new(Server::new(Volume::open(&format!("{VOLUMES}/{id}"))?));
+        let volume = Arc::new(Server::new(Volume::open(&format!("{VOLUMES}/{id}"), Ids::read(id)?)?));
         open.insert(id.to_owned(), Arc::downgrade(&volume));
         Ok(volume)
     }

@@ -1,7 +1,8 @@
 //! `fs-add` and `fs-remove`: put a host directory or file into a running server's own view, and take it out again. The
 //! server itself has no right to mount.
-use super::{is_id, VOLUMES};
-use crate::sys;
+use super::ids::Ids;
+use super::{is_id, MAPS, VOLUMES};
+use crate::{sys, userns};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ struct Options {
     readonly: bool,
     recursive: bool,
     slave: bool,
+    uids: userns::Map,
+    gids: userns::Map,
 }
 
 fn parse(args: &[String]) -> Result<Options, String> {
@@ -45,6 +48,8 @@ fn parse(args: &[String]) -> Result<Options, String> {
             "--readonly" => options.readonly = true,
             "--recursive-readonly" => (options.readonly, options.recursive) = (true, true),
             "--slave" => options.slave = true,
+            "--uid-map" => options.uids.push(userns::parse_mapping(&value()?)?),
+            "--gid-map" => options.gids.push(userns::parse_mapping(&value()?)?),
             _ => return Err(format!("unknown option '{option}'; see tinderbox-native help")),
         }
     }
@@ -107,6 +112,22 @@ fn target(options: &Options) -> PathBuf {
     Path::new(VOLUMES).join(&options.id)
 }
 
+fn maps(options: &Options) -> PathBuf {
+    Path::new(MAPS).join(&options.id)
+}
+
+fn write_maps(options: &Options) -> Result<(), String> {
+    let ids = Ids::new(options.uids.clone(), options.gids.clone());
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let written = std::fs::OpenOptions::new().write(true).create_new(true).open(maps(options));
+    written.and_then(|mut file| io::Write::write_all(&mut file, ids.text().as_bytes())).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => "the pod's server, of an older version, cannot map ids: make the pod anew".into(),
+        _ => format!("its id mappings: {e}"),
+    })
+}
+
 fn attach(options: &Options, tree: &OwnedFd, is_directory: bool) -> io::Result<()> {
     let target = target(options);
     if is_directory {
@@ -132,11 +153,18 @@ fn attach(options: &Options, tree: &OwnedFd, is_directory: bool) -> io::Result<(
 fn detach(options: &Options) -> io::Result<()> {
     let target = target(options);
     sys::unmount(&target)?;
-    match std::fs::symlink_metadata(&target) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(about) if about.is_dir() => std::fs::remove_dir(&target),
-        Ok(_) => std::fs::remove_file(&target),
+    let is_there = |path: &Path| match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    };
+    match is_there(&target)? {
+        None => {}
+        Some(about) if about.is_dir() => std::fs::remove_dir(&target)?,
+        Some(_) => std::fs::remove_file(&target)?,
+    }
+    match is_there(&maps(options))? {
+        None => Ok(()),
+        Some(_) => std::fs::remove_file(maps(options)),
     }
 }
 
@@ -150,7 +178,10 @@ pub fn add(args: &[String]) -> Result<(), String> {
     let is_nested = has_mounts_below(&options.source).map_err(|e| format!("{source}: {e}"))?;
     let tree = clone_tree(&options).map_err(|e| format!("{source}: {e}"))?;
     enter(&options).map_err(|e| format!("process {}: {e}", options.pid))?;
-    attach(&options, &tree, about.is_dir()).map_err(|e| {
+    // Before the volume is there: nobody is ever served one with its owners as they are.
+    let attached =
+        write_maps(&options).and_then(|()| attach(&options, &tree, about.is_dir()).map_err(|e| e.to_string()));
+    attached.map_err(|e| {
         let _ = detach(&options);
         format!("volume {}: {e}", options.id)
     })?;

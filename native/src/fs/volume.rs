@@ -1,4 +1,6 @@
-//! One volume: the crate's pass-through file system, with its directories made whole.
+//! One volume: the crate's pass-through file system, with its directories made whole and its owners as the guest is to see
+//! them.
+use super::ids::Ids;
 use crate::sys;
 use fuse_backend_rs::abi::fuse_abi::{stat64, CreateIn};
 use fuse_backend_rs::api::filesystem::{
@@ -21,11 +23,20 @@ const UNKNOWN_INODE: u64 = 0xffff_ffff;
 /// Entries that may vanish in a row between being listed and being looked at.
 const RETRIES: usize = 1000;
 
-pub struct Volume(PassthroughFs);
+const CAPABILITIES: &[u8] = b"security.capability";
+/// More than any form of them has
+const MAX_CAPABILITIES: u32 = 64;
+/// Access control lists name ids as well.
+const LISTS: &[u8] = b"system.posix_acl_";
+
+pub struct Volume {
+    inner: PassthroughFs,
+    ids: Ids,
+}
 
 impl Volume {
     /// The directory or file at `root`. The guest asks each time: a change on the host is seen by its next system call.
-    pub fn open(root: &str) -> io::Result<Volume> {
+    pub fn open(root: &str, ids: Ids) -> io::Result<Volume> {
         let config = Config {
             root_dir: root.to_owned(),
             xattr: true,
@@ -39,10 +50,22 @@ impl Volume {
             killpriv_v2: true,
             ..Config::default()
         };
-        let passthrough = PassthroughFs::new(config)?;
+        let inner = PassthroughFs::new(config)?;
         // Imports the root, too. The guest's own FUSE_INIT is answered in gate.rs, with this among what it grants.
-        passthrough.init(FsOptions::HANDLE_KILLPRIV_V2)?;
-        Ok(Volume(passthrough))
+        inner.init(FsOptions::HANDLE_KILLPRIV_V2)?;
+        Ok(Volume { inner, ids })
+    }
+
+    fn shown(&self, entry: Entry) -> Entry {
+        Entry { attr: self.ids.shown(entry.attr), ..entry }
+    }
+
+    /// Where owners are shifted, what names them in a form of its own is not to be had.
+    fn check_xattr(&self, name: &CStr) -> io::Result<()> {
+        if !self.ids.is_empty() && name.to_bytes().starts_with(LISTS) {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
+        Ok(())
     }
 
     /// "." and "..", which the crate leaves out, as far as `offset` has not passed them; where the rest goes on, or None
@@ -59,7 +82,7 @@ impl Volume {
         }
         let type_ = u32::from(libc::DT_DIR);
         if offset == 0 {
-            let ino = self.0.getattr(context, inode, None)?.0.st_ino;
+            let ino = self.inner.getattr(context, inode, None)?.0.st_ino;
             if add(DirEntry { ino, offset: AFTER_DOT, type_, name: b"." })? == 0 {
                 return Ok(None);
             }
@@ -92,10 +115,18 @@ fn room() -> io::Result<()> {
 }
 
 macro_rules! pass {
-    ($before:block $($name:ident($($argument:ident: $kind:ty),*) -> $result:ty;)*) => {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $result:ty;)*) => {
         $(fn $name(&self, context: &Context, $($argument: $kind),*) -> io::Result<$result> {
-            $before
-            self.0.$name(context, $($argument),*)
+            self.inner.$name(context, $($argument),*)
+        })*
+    };
+}
+
+macro_rules! make {
+    ($($name:ident($($argument:ident: $kind:ty),*);)*) => {
+        $(fn $name(&self, context: &Context, $($argument: $kind),*) -> io::Result<Entry> {
+            room()?;
+            self.inner.$name(&self.ids.maker(context)?, $($argument),*).map(|entry| self.shown(entry))
         })*
     };
 }
@@ -104,20 +135,14 @@ impl FileSystem for Volume {
     type Inode = u64;
     type Handle = u64;
 
-    pass! {
-        { room()? }
-        symlink(target: &CStr, parent: u64, name: &CStr) -> Entry;
-        mknod(parent: u64, name: &CStr, mode: u32, device: u32, umask: u32) -> Entry;
-        mkdir(parent: u64, name: &CStr, mode: u32, umask: u32) -> Entry;
-        link(inode: u64, parent: u64, name: &CStr) -> Entry;
-        create(parent: u64, name: &CStr, how: CreateIn) -> (Entry, Option<u64>, OpenOptions, Option<u32>);
+    make! {
+        symlink(target: &CStr, parent: u64, name: &CStr);
+        mknod(parent: u64, name: &CStr, mode: u32, device: u32, umask: u32);
+        mkdir(parent: u64, name: &CStr, mode: u32, umask: u32);
+        link(inode: u64, parent: u64, name: &CStr);
     }
 
     pass! {
-        {}
-        lookup(parent: u64, name: &CStr) -> Entry;
-        getattr(inode: u64, handle: Option<u64>) -> (stat64, Duration);
-        setattr(inode: u64, attributes: stat64, handle: Option<u64>, valid: SetattrValid) -> (stat64, Duration);
         readlink(inode: u64) -> Vec<u8>;
         unlink(parent: u64, name: &CStr) -> ();
         rmdir(parent: u64, name: &CStr) -> ();
@@ -128,8 +153,6 @@ impl FileSystem for Volume {
         fallocate(inode: u64, handle: u64, mode: u32, offset: u64, length: u64) -> ();
         release(inode: u64, flags: u32, handle: u64, flush: bool, unlock: bool, owner: Option<u64>) -> ();
         statfs(inode: u64) -> libc::statvfs64;
-        setxattr(inode: u64, name: &CStr, value: &[u8], flags: u32) -> ();
-        getxattr(inode: u64, name: &CStr, size: u32) -> GetxattrReply;
         listxattr(inode: u64, size: u32) -> ListxattrReply;
         removexattr(inode: u64, name: &CStr) -> ();
         opendir(inode: u64, flags: u32) -> (Option<u64>, OpenOptions);
@@ -142,12 +165,76 @@ impl FileSystem for Volume {
             delayed: bool, flags: u32, fuse_flags: u32) -> usize;
     }
 
+    fn create(
+        &self,
+        context: &Context,
+        parent: u64,
+        name: &CStr,
+        how: CreateIn,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions, Option<u32>)> {
+        room()?;
+        let (entry, handle, options, backing) = self.inner.create(&self.ids.maker(context)?, parent, name, how)?;
+        Ok((self.shown(entry), handle, options, backing))
+    }
+
+    fn lookup(&self, context: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        self.inner.lookup(context, parent, name).map(|entry| self.shown(entry))
+    }
+
+    fn getattr(&self, context: &Context, inode: u64, handle: Option<u64>) -> io::Result<(stat64, Duration)> {
+        self.inner.getattr(context, inode, handle).map(|(about, valid)| (self.ids.shown(about), valid))
+    }
+
+    fn setattr(
+        &self,
+        context: &Context,
+        inode: u64,
+        mut attributes: stat64,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(stat64, Duration)> {
+        if valid.contains(SetattrValid::UID) {
+            attributes.st_uid = self.ids.new_owner(attributes.st_uid)?;
+        }
+        if valid.contains(SetattrValid::GID) {
+            attributes.st_gid = self.ids.new_group(attributes.st_gid)?;
+        }
+        let (about, valid) = self.inner.setattr(context, inode, attributes, handle, valid)?;
+        Ok((self.ids.shown(about), valid))
+    }
+
+    fn setxattr(&self, context: &Context, inode: u64, name: &CStr, value: &[u8], flags: u32) -> io::Result<()> {
+        self.check_xattr(name)?;
+        if self.ids.is_empty() || name.to_bytes() != CAPABILITIES {
+            return self.inner.setxattr(context, inode, name, value, flags);
+        }
+        self.inner.setxattr(context, inode, name, &self.ids.caps_to_disk(value)?, flags)
+    }
+
+    fn getxattr(&self, context: &Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
+        self.check_xattr(name)?;
+        if self.ids.is_empty() || name.to_bytes() != CAPABILITIES {
+            return self.inner.getxattr(context, inode, name, size);
+        }
+        match self.inner.getxattr(context, inode, name, MAX_CAPABILITIES)? {
+            GetxattrReply::Value(value) => {
+                let value = self.ids.caps_to_guest(value)?;
+                match size as usize {
+                    0 => Ok(GetxattrReply::Count(value.len() as u32)),
+                    size if size < value.len() => Err(io::Error::from_raw_os_error(libc::ERANGE)),
+                    _ => Ok(GetxattrReply::Value(value)),
+                }
+            }
+            count => Ok(count),
+        }
+    }
+
     fn forget(&self, context: &Context, inode: u64, count: u64) {
-        self.0.forget(context, inode, count);
+        self.inner.forget(context, inode, count);
     }
 
     fn batch_forget(&self, context: &Context, requests: Vec<(u64, u64)>) {
-        self.0.batch_forget(context, requests);
+        self.inner.batch_forget(context, requests);
     }
 
     fn readdir(
@@ -160,6 +247,6 @@ impl FileSystem for Volume {
         add: &mut dyn FnMut(DirEntry) -> io::Result<usize>,
     ) -> io::Result<()> {
         let Some(offset) = self.dots(context, inode, offset, add)? else { return Ok(()) };
-        again(|| self.0.readdir(context, inode, handle, size, offset, add))
+        again(|| self.inner.readdir(context, inode, handle, size, offset, add))
     }
 }
