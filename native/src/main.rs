@@ -47,6 +47,8 @@ usage: tinderbox-native VERB ...
                      the devices of one firecracker-qemu that are not QEMU's own; controlled on descriptor 3
   confine [--uid N] [--gid N] [--group N]... [--parent PID] -- PROGRAM ARGS...
                      gives up privileges, then executes PROGRAM, which dies with its parent
+  hold --uid-map INSIDE:OUTSIDE:LENGTH --gid-map INSIDE:OUTSIDE:LENGTH [--pod-pid-namespace]
+                     in a guest: starts the process that holds a pod's user namespace, and prints its pid
   fs --socket PATH [--cgroup DIR]...
                      serves a pod's volumes to its guest; detaches, and prints its identity once it listens
   fs-add --pid PID --start-time TIME --id ID --source PATH [--readonly | --recursive-readonly] [--slave]
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
     let rest = args.get(2..).unwrap_or(&[]);
     let result = match verb {
         "agent" => host::run(rest),
+        "hold" => guest::pod::hold(rest),
         "launch" => launch::run(rest),
         "fs" => fs::run(rest),
         "fs-add" => fs::add(rest),

@@ -104,12 +104,20 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
             mount["source"] = json!(bundle.join(kind).join(name));
         }
     }
+    let is_apart = place.guest && place.holder > 0;
+    for map in ["uidMappings", "gidMappings"] {
+        let lines = object.get_mut("linux").and_then(|linux| linux.get_mut(map)).and_then(Value::as_array_mut);
+        for line in lines.into_iter().flatten().filter(|_| is_apart) {
+            line["hostID"] = line["containerID"].clone();
+        }
+    }
     let namespaces =
         object.get_mut("linux").and_then(|linux| linux.get_mut("namespaces")).and_then(Value::as_array_mut);
     if let Some(namespaces) = namespaces {
-        // In a guest the pod's network, hostname and IPC are the machine's own.
-        namespaces
-            .retain(|n| !(place.guest && matches!(n["path"].as_str(), Some("@pod/net" | "@pod/ipc" | "@pod/uts"))));
+        // In a guest the pod's network, hostname and IPC are the machine's own, unless they belong to its user namespace.
+        namespaces.retain(|n| {
+            !(place.guest && !is_apart && matches!(n["path"].as_str(), Some("@pod/net" | "@pod/ipc" | "@pod/uts")))
+        });
         for namespace in namespaces {
             if let Some(id) = namespace["path"].as_str().and_then(|path| path.strip_prefix("@container/")) {
                 namespace["path"] = json!(format!("/proc/{}/ns/pid", (place.pid_of)(id)?));
@@ -118,6 +126,7 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
             let Some(name) = namespace["path"].as_str().and_then(|path| path.strip_prefix("@pod/")) else { continue };
             let holder = match name {
                 "ipc" | "uts" | "user" if place.holder > 0 => place.holder,
+                "net" if is_apart => place.holder,
                 "user" => return Err(Fault::invalid("namespace @pod/user: this pod has no user namespace")),
                 "net" | "ipc" | "uts" => std::process::id() as i32,
                 "pid" if place.pod_pid > 0 => place.pod_pid,
@@ -200,8 +209,10 @@ fn fill(
 ) -> Outcome<Container> {
     // A read-only root has a writable layer, too: mount points that the image lacks are made there, before the runtime
     // makes the root read-only.
-    let root = mount_rootfs(bundle, lower, upper, place.holder)?;
-    write_files(bundle, &request.files, place.holder)?;
+    // In a guest the pod's root has root's own id (guest/pod.rs).
+    let holder = if place.guest { 0 } else { place.holder };
+    let root = mount_rootfs(bundle, lower, upper, holder)?;
+    write_files(bundle, &request.files, holder)?;
     for mount in &request.mounts {
         mounts::prepare(&bundle.join("mounts"), mount, &(place.mount_source)(mount)?)?;
     }

@@ -25,9 +25,7 @@ pub struct Agent {
     pub guest: Option<guest::Guest>,
     pub directory: PathBuf,
     pub runtime_root: String,
-    pub pod_pid: Mutex<i32>,
-    /// The process in the pod's user namespace; 0: none
-    pub holder: i32,
+    pub pod: Mutex<pause::Pod>,
     pub reaper: Arc<Reaper>,
     pub boot_id: String,
     /// A None is a container being made.
@@ -46,14 +44,22 @@ impl Agent {
             guest,
             runtime_root,
             directory,
-            pod_pid: Mutex::new(pod.pid),
-            holder: pod.holder,
+            pod: Mutex::new(pod),
             reaper: Arc::new(Reaper::new()),
             boot_id,
             containers: Mutex::new(HashMap::new()),
             subscribers: Mutex::new(Vec::new()),
             connections: AtomicU64::new(0),
             leave,
+        }
+    }
+
+    /// The process in the pod's namespaces where they are not the guest's own; on the host the agent is in them itself.
+    fn holder_in_guest(&self) -> i32 {
+        if self.guest.is_some() {
+            lock(&self.pod).holder
+        } else {
+            0
         }
     }
 
@@ -80,7 +86,7 @@ impl Agent {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         wire::AgentInfo {
             pid: std::process::id() as i32,
-            pod_pid: *lock(&self.pod_pid),
+            pod_pid: lock(&self.pod).pid,
             kernel: kernel.trim().to_owned(),
             containers: lock(&self.containers).len() as u32,
         }
@@ -125,13 +131,14 @@ impl Agent {
     fn create_reserved(&self, request: &wire::CreateContainer) -> Outcome<Arc<Container>> {
         let rootfs = request.rootfs.as_ref().ok_or_else(|| Fault::invalid("rootfs is missing"))?;
         let directory = self.directory.join("containers");
+        let pod = *lock(&self.pod);
         let place = Place {
             guest: self.guest.is_some(),
             directory: &directory,
             runtime_root: &self.runtime_root,
-            pod_pid: *lock(&self.pod_pid),
+            pod_pid: pod.pid,
             reaper: &self.reaper,
-            holder: self.holder,
+            holder: pod.holder,
             pid_of: &|id| match self.find(id)?.snapshot() {
                 state if state.status() == Status::Exited => {
                     Err(Fault::new(wire::error::Code::WrongState, format!("container {id} has exited")))
@@ -207,10 +214,18 @@ impl Agent {
                 let guest = self.guest.as_ref().ok_or_else(|| {
                     Fault::new(wire::error::Code::Unsupported, "configure_guest: this agent is on the host")
                 })?;
-                guest::configure(guest, request)?;
-                if request.pod_pid_namespace && *lock(&self.pod_pid) == 0 {
-                    *lock(&self.pod_pid) = super::pause::start().map_err(|e| Fault::io("pod_pid_namespace", e))?;
+                if !request.uid_mappings.is_empty() {
+                    let mut pod = lock(&self.pod);
+                    if pod.holder == 0 {
+                        *pod = guest::pod::start(request)?;
+                    }
                 }
+                guest::configure(guest, self.holder_in_guest(), request)?;
+                let mut pod = lock(&self.pod);
+                if request.pod_pid_namespace && pod.pid == 0 {
+                    pod.pid = super::pause::start().map_err(|e| Fault::io("pod_pid_namespace", e))?;
+                }
+                drop(pod);
                 Ok(Some(Answer::Info(self.info())))
             }
             Body::CreateContainer(request) => Ok(Some(Answer::Container(self.create(request)?))),
@@ -249,7 +264,10 @@ impl Agent {
                 request.oom_score_adj.map_or(Ok(()), |value| container.set_oom_score_adj(value)).map(|()| None)
             }
             Body::ContainerStats(request) => Ok(Some(Answer::Stats(self.find(&request.id)?.stats()))),
-            Body::PodStats(_) => Ok(Some(Answer::PodStats(counters::pod_stats()))),
+            Body::PodStats(_) => {
+                let counted = guest::pod::within(self.holder_in_guest(), counters::pod_stats);
+                Ok(Some(Answer::PodStats(counted.map_err(|e| Fault::io("the pod's network", e))?)))
+            }
             Body::Ping(_) => Ok(Some(Answer::Info(self.info()))),
             Body::ReleaseDrive(request) => match &self.guest {
                 Some(guest) => guest.drives.forget(request.index).map(|()| None),
@@ -273,7 +291,8 @@ impl Agent {
             let upper = self.guest.as_ref().map(|guest| guest.drives.scratch().join(&container.id));
             let _ = container.delete(&self.reaper, upper.as_deref());
         }
-        for pid in [*lock(&self.pod_pid), self.holder].into_iter().filter(|pid| *pid > 0) {
+        let pod = *lock(&self.pod);
+        for pid in [pod.pid, pod.holder].into_iter().filter(|pid| *pid > 0) {
             let _ = sys::kill(pid, libc::SIGKILL);
         }
         (self.leave)(self)
@@ -491,7 +510,8 @@ impl Agent {
         let timeout = Duration::from_secs(10);
         let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        let connected = TcpStream::connect_timeout(&v4, timeout).or_else(|_| TcpStream::connect_timeout(&v6, timeout));
+        let connect = || TcpStream::connect_timeout(&v4, timeout).or_else(|_| TcpStream::connect_timeout(&v6, timeout));
+        let connected = guest::pod::within(self.holder_in_guest(), connect).flatten();
         let stream = match connected {
             Ok(stream) => stream,
             Err(error) => return self.answer(writer, id, Err(Fault::io(format!("port {port} in the pod"), error))),

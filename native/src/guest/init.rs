@@ -1,6 +1,5 @@
 //! PID 1 of a microVM: file systems, modules, then the agent on vsock.
-use super::netlink::Netlink;
-use super::{drives::Drives, modules, volumes::Volumes, Guest};
+use super::{drives::Drives, modules, network, volumes::Volumes, Guest};
 use crate::agent::reaper::block_sigchld;
 use crate::agent::server::Agent;
 use crate::{agent, host, sys};
@@ -114,8 +113,7 @@ fn start() -> io::Result<Arc<Agent>> {
     if let Err(error) = enable_controllers() {
         note(&format!("cgroups: {error}"));
     }
-    // Index 1 is always the loopback device.
-    Netlink::open()?.set_up(1, true)?;
+    network::loopback_up()?;
     std::env::set_var("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     block_sigchld();
     let guest = Guest { drives: Drives::default(), volumes: Volumes::default() };

@@ -4,6 +4,7 @@ pub mod init;
 pub mod modules;
 pub mod netlink;
 pub mod network;
+pub mod pod;
 pub mod uevents;
 pub mod volumes;
 
@@ -18,8 +19,8 @@ pub struct Guest {
     pub volumes: volumes::Volumes,
 }
 
-/// Makes the guest what the daemon says that it is; may come again.
-pub fn configure(guest: &Guest, request: &wire::ConfigureGuest) -> Outcome<()> {
+/// Makes the guest what the daemon says that it is; may come again. `holder` is in the pod's namespaces; 0: they are ours.
+pub fn configure(guest: &Guest, holder: i32, request: &wire::ConfigureGuest) -> Outcome<()> {
     if request.hostname.len() > 64 {
         return Err(Fault::invalid("hostname: at most 64 bytes"));
     }
@@ -32,16 +33,30 @@ pub fn configure(guest: &Guest, request: &wire::ConfigureGuest) -> Outcome<()> {
     if request.unix_time_ns > 0 {
         set_clock(request.unix_time_ns).map_err(|e| Fault::io("unix_time_ns", e))?;
     }
+    if holder > 0 {
+        for interface in &request.interfaces {
+            network::hand_over(interface, holder)?;
+        }
+    }
+    pod::within(holder, || configure_pod(holder > 0, request)).map_err(|e| Fault::io("the pod's namespaces", e))??;
+    fs::create_dir_all("/run/tinderbox").map_err(|e| Fault::io("/run/tinderbox", e))?;
+    fs::write("/run/tinderbox/resolv.conf", &request.resolv_conf).map_err(|e| Fault::io("resolv_conf", e))?;
+    guest.drives.set_scratch(request.scratch_drive)
+}
+
+/// What belongs to the pod's namespaces.
+fn configure_pod(are_new: bool, request: &wire::ConfigureGuest) -> Outcome<()> {
     if !request.hostname.is_empty() {
         let name = &request.hostname;
         let set = unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) };
         sys::check(set).map_err(|e| Fault::io("hostname", e))?;
     }
+    if are_new {
+        network::loopback_up().map_err(|e| Fault::io("loopback", e))?;
+    }
     for interface in &request.interfaces {
         network::configure(interface)?;
     }
-    fs::create_dir_all("/run/tinderbox").map_err(|e| Fault::io("/run/tinderbox", e))?;
-    fs::write("/run/tinderbox/resolv.conf", &request.resolv_conf).map_err(|e| Fault::io("resolv_conf", e))?;
     for sysctl in &request.sysctls {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/');
         if sysctl.name.is_empty() || sysctl.name.contains("..") || !sysctl.name.bytes().all(plain) {
@@ -50,7 +65,7 @@ pub fn configure(guest: &Guest, request: &wire::ConfigureGuest) -> Outcome<()> {
         host::write_sysctl(&sysctl.name, &sysctl.value)
             .map_err(|e| Fault::io(format!("sysctl {}={}", sysctl.name, sysctl.value), e))?;
     }
-    guest.drives.set_scratch(request.scratch_drive)
+    Ok(())
 }
 
 fn set_clock(ns: i64) -> std::io::Result<()> {

@@ -77,6 +77,13 @@ impl Netlink {
         self.request(message)
     }
 
+    /// Gives the device to the network namespace of a process.
+    pub fn move_to(&self, index: u32, pid: i32) -> io::Result<()> {
+        let mut message = self.link(index, 0, 0);
+        message.attribute(libc::IFLA_NET_NS_PID, &pid.to_ne_bytes());
+        self.request(message)
+    }
+
     pub fn set_mtu(&self, index: u32, mtu: u32) -> io::Result<()> {
         let mut message = self.link(index, 0, 0);
         message.attribute(libc::IFLA_MTU, &mtu.to_ne_bytes());

@@ -1,8 +1,9 @@
 //! A guest's network interface as the daemon describes it.
 use super::netlink::Netlink;
 use crate::agent::{Fault, Outcome};
-use crate::{host, wire};
-use std::fs;
+use crate::{host, sys, wire};
+use std::ffi::CStr;
+use std::io;
 use std::net::IpAddr;
 
 fn parse_cidr(field: &str, text: &str) -> Outcome<(IpAddr, u8)> {
@@ -16,15 +17,44 @@ fn parse_cidr(field: &str, text: &str) -> Outcome<(IpAddr, u8)> {
     Ok((address, prefix))
 }
 
-/// Name and index of the device with this MAC address.
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let octets: Vec<u8> = text.split(':').map_while(|part| u8::from_str_radix(part, 16).ok()).collect();
+    octets.try_into().ok()
+}
+
+/// Name and index of the device with this MAC address in this thread's network namespace.
 fn find(mac: &str) -> Option<(String, u32)> {
-    for entry in fs::read_dir("/sys/class/net").ok()?.flatten() {
-        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
-        if read("address").trim().eq_ignore_ascii_case(mac) {
-            return Some((entry.file_name().to_string_lossy().into_owned(), read("ifindex").trim().parse().ok()?));
+    let mac = parse_mac(mac)?;
+    let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
+    sys::check(unsafe { libc::getifaddrs(&mut first) }).ok()?;
+    let (mut found, mut next) = (None, first);
+    while let (None, Some(entry)) = (&found, unsafe { next.as_ref() }) {
+        next = entry.ifa_next;
+        let Some(address) = (unsafe { entry.ifa_addr.as_ref() }) else { continue };
+        if i32::from(address.sa_family) != libc::AF_PACKET {
+            continue;
+        }
+        // Of that family, it is a sockaddr_ll.
+        let link: libc::sockaddr_ll = unsafe { std::ptr::read_unaligned(entry.ifa_addr.cast()) };
+        if link.sll_halen == 6 && link.sll_addr[..6] == mac {
+            let name = unsafe { CStr::from_ptr(entry.ifa_name) };
+            found = Some((name.to_string_lossy().into_owned(), link.sll_ifindex as u32));
         }
     }
-    None
+    unsafe { libc::freeifaddrs(first) };
+    found
+}
+
+pub fn loopback_up() -> io::Result<()> {
+    // Index 1 is always the loopback device.
+    Netlink::open()?.set_up(1, true)
+}
+
+/// Gives the device to the network namespace of a process; one that is not here is there already.
+pub fn hand_over(interface: &wire::Interface, pid: i32) -> Outcome<()> {
+    let Some((_, index)) = find(&interface.mac) else { return Ok(()) };
+    let moved = Netlink::open().and_then(|netlink| netlink.move_to(index, pid));
+    moved.map_err(|e| Fault::io(format!("interface {}: to the pod's namespace", interface.name), e))
 }
 
 pub fn configure(interface: &wire::Interface) -> Outcome<()> {
@@ -75,6 +105,15 @@ pub fn configure(interface: &wire::Interface) -> Outcome<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mac() {
+        assert_eq!(parse_mac("02:Ab:00:00:00:ff"), Some([2, 0xab, 0, 0, 0, 0xff]));
+        for bad in ["", "02:ab:00:00:00", "02:ab:00:00:00:ff:01", "02:ab:00:00:00:xx", "02-ab-00-00-00-ff"] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+        assert_eq!(find("06:00:5e:00:53:fe"), None);
+    }
 
     #[test]
     fn cidr() {
