@@ -28,10 +28,13 @@ export type ParsedNamespaces = {
 };
 
 const maxId = 0xffff_ffff;
+/** Lines of a map that a kernel takes: user_namespaces(7) */
+const maxMappings = 340;
 
-/** Mappings of a user namespace or of a mount. */
+/** Mappings of a user namespace or of a mount; none has an id of another. */
 export function parseMappings(path: string, mappings: readonly WireMapping[]): readonly IdMapping[] {
-  return mappings.map(({ containerId, hostId, length }, n) => {
+  if (mappings.length > maxMappings) throw invalid(path, mappings.length, `at most ${maxMappings} mappings`);
+  const parsed = mappings.map(({ containerId, hostId, length }, n): IdMapping => {
     const at = `${path}[${n}]`;
     return {
       inside: integer(`${at}.container_id`, containerId, 0, maxId - 1),
@@ -39,6 +42,14 @@ export function parseMappings(path: string, mappings: readonly WireMapping[]): r
       length: integer(`${at}.length`, length, 1, maxId - Math.max(hostId, containerId)),
     };
   });
+  for (const side of ["inside", "outside"] as const) {
+    const sorted = parsed.toSorted((a, b) => a[side] - b[side]);
+    const twice = sorted.find(
+      (one, n) => n > 0 && one[side] < (sorted[n - 1]?.[side] ?? 0) + (sorted[n - 1]?.length ?? 0),
+    );
+    if (twice) throw invalid(path, twice[side], "ids that no other of the mappings has");
+  }
+  return parsed;
 }
 
 function parseUserNamespace(path: string, options: UserNamespace | undefined): IdMaps | undefined {

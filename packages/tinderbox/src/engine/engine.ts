@@ -141,7 +141,7 @@ class TinderboxEngine implements Engine {
     this.#state = state;
     this.images = state.parts.images;
     this.defaultHandler = state.parts.config.defaultHandler;
-    const inGuest = { recursiveReadOnlyMounts: true, userNamespaces: false };
+    const inGuest = { recursiveReadOnlyMounts: true, userNamespaces: true };
     const onHost = hostFeatures(state.parts.config.state);
     this.handlers = [...state.parts.factories].map(([name, { place }]) => ({
       name,

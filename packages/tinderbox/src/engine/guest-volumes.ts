@@ -17,9 +17,10 @@ function checkPropagation(mount: Mount, n: number): "private" | "rslave" {
 /** The container's volumes as the sandbox serves them; images are none of them. @throws INVALID for bidirectional propagation */
 export function guestVolumes(config: ContainerConfig): readonly ContainerVolume[] {
   return config.mounts.flatMap((mount, n): ContainerVolume[] => {
-    const { source, readonly, recursiveReadOnly } = mount;
+    const { source, readonly, recursiveReadOnly, uidMappings, gidMappings } = mount;
     if (source.kind === "image") return [];
     const propagation = checkPropagation(mount, n);
-    return [{ name: String(n), hostPath: source.path, readonly, recursiveReadOnly, propagation }];
+    const given = { readonly, recursiveReadOnly, propagation, uidMappings, gidMappings };
+    return [{ name: String(n), hostPath: source.path, ...given }];
   });
 }

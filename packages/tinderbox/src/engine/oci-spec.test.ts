@@ -193,9 +193,14 @@ test("buildOciSpec: a microVM's volumes are named for its agent, and are bound a
 
 test("buildOciSpec: a microVM refuses what is the host's, by the field's name", () => {
   const ids = [{ inside: 0, outside: 1000, length: 1 }];
+  const source = { kind: "image", image: "x", subPath: "" } as const;
   assert.throws(
-    () => build({ mounts: [mountOf("/d", { uidMappings: ids, gidMappings: ids })] }, { place: "microvm" }),
-    { code: "INVALID", message: /mounts\[0\]\.uidMappings/ },
+    () =>
+      build(
+        { mounts: [mountOf("/d", { source, uidMappings: ids, gidMappings: ids })] },
+        { place: "microvm" },
+      ),
+    { code: "INVALID", message: /mounts\[0\]\.uidMappings of an image/ },
   );
   const hostPid = { ...security, pid: { mode: "node", targetId: "" } } as const;
   assert.throws(() => build({ security: hostPid }, { place: "microvm" }), {

@@ -2,6 +2,7 @@
  * The OCI runtime configuration of a container: from CRI's request, the image and the kind of place it will run in.
  * Pure; what the place must fill in is named with "@" (see the agent's protocol).
  */
+import { isDeepStrictEqual } from "node:util";
 import { TinderboxError } from "../base/errors.ts";
 import type { Image } from "../image/contract.ts";
 import type { IdMaps } from "../network/contract.ts";
@@ -87,7 +88,7 @@ function namespaces(pod: PodConfig, config: ContainerConfig, facts: PlaceFacts):
 }
 
 /** What a microVM cannot give is refused by its field's name. */
-function refuseForMicrovm(config: ContainerConfig): void {
+function refuseForMicrovm(pod: PodConfig, config: ContainerConfig): void {
   const refuse = (field: string, value: string): never => {
     throw new TinderboxError("INVALID", `${field} ${value}: not possible in a microVM`, {
       hint: "Use an OCI runtime handler for this pod, or leave the field out; see LIMITATIONS.md.",
@@ -95,8 +96,13 @@ function refuseForMicrovm(config: ContainerConfig): void {
   };
   if (config.security.pid.mode === "node") refuse("namespace_options.pid", "NODE");
   if (config.security.ipc === "node") refuse("namespace_options.ipc", "NODE");
-  for (const [n, { uidMappings }] of config.mounts.entries())
-    if (uidMappings.length > 0) refuse(`mounts[${n}].uidMappings`, String(uidMappings.length));
+  const user = pod.namespaces.user ?? { uids: [], gids: [] };
+  for (const [n, { source, uidMappings, gidMappings }] of config.mounts.entries()) {
+    if (source.kind !== "image" || uidMappings.length === 0) continue;
+    // In a guest the files of an image are whose they are, as if they were mapped by the pod's.
+    if (!isDeepStrictEqual([uidMappings, gidMappings], [user.uids, user.gids]))
+      refuse(`mounts[${n}].uidMappings`, "of an image, which are not the pod's own,");
+  }
   if (config.security.appArmorProfile !== "")
     refuse("apparmor", JSON.stringify(config.security.appArmorProfile));
   const [device] = config.devices;
@@ -170,7 +176,7 @@ export function buildOciSpec(
   image: Image,
   facts: PlaceFacts,
 ): BuiltSpec {
-  if (facts.place === "microvm") refuseForMicrovm(config);
+  if (facts.place === "microvm") refuseForMicrovm(pod, config);
   const { security } = config;
   const user = resolveContainerUser(image, security);
   checkMapped(pod, user);

@@ -44,10 +44,6 @@ function checkSysctls(config: PodConfig): void {
 
 function checkPlace(config: PodConfig, factory: SandboxFactory): void {
   if (factory.place !== "microvm") return;
-  if (config.namespaces.user)
-    throw new TinderboxError("INVALID", "namespace_options.userns_options POD: not possible in a microVM", {
-      hint: "The pod's users are apart from the host's by its kernel already.",
-    });
   for (const kind of ["network", "pid", "ipc"] as const) {
     if (config.namespaces[kind] === "node") {
       throw new TinderboxError("INVALID", `namespace_options.${kind} NODE: not possible in a microVM`, {
@@ -170,7 +166,10 @@ async function start(state: EngineState, config: PodConfig, factory: SandboxFact
               podUid: config.uid,
               portMappings: config.portMappings,
               withTap: factory.place === "microvm",
-              ...(config.namespaces.user ? { userNamespace: config.namespaces.user } : {}),
+              // A microVM's is the VMM's; the pod's own is in the guest.
+              ...(config.namespaces.user && factory.place === "host"
+                ? { userNamespace: config.namespaces.user }
+                : {}),
             },
             signal,
           )

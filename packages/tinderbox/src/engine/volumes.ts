@@ -50,16 +50,9 @@ export function prepareMounts(
       return [{ name, source, subPath: "", recursiveReadOnly, uidMappings, gidMappings }];
     if (id === undefined) throw new TinderboxError("INTERNAL", `mounts[${n}]: no image is held for it`);
     const image = images.hold(id, owner);
-    return [
-      {
-        name,
-        source: { kind: "image", image },
-        subPath: source.subPath,
-        recursiveReadOnly,
-        uidMappings,
-        gidMappings,
-      },
-    ];
+    // In a guest its files are the pod's root's as it is.
+    const ids = place === "microvm" ? { uidMappings: [], gidMappings: [] } : { uidMappings, gidMappings };
+    return [{ name, source: { kind: "image", image }, subPath: source.subPath, recursiveReadOnly, ...ids }];
   });
 }
 

@@ -22,7 +22,7 @@ export type SandboxSpec = {
   readonly sharedPidNamespace: boolean;
   readonly hostPid: boolean;
   readonly hostIpc: boolean;
-  /** Host sandboxes only; the network namespace belongs to it already */
+  /** On the host the network namespace belongs to it already */
   readonly userNamespace?: IdMaps;
   /** microVM only; the runtime handler's figures unless the pod asks for others */
   readonly vcpus: number;
@@ -64,6 +64,9 @@ export type ContainerVolume = {
   readonly recursiveReadOnly: boolean;
   /** What the host mounts below `hostPath` later appears in the container: `rslave` */
   readonly propagation: "private" | "rslave";
+  /** The mount's own, `inside` an id on the disk, `outside` on the host; both or none */
+  readonly uidMappings: readonly IdMapping[];
+  readonly gidMappings: readonly IdMapping[];
 };
 
 export type ContainerSpec = {

@@ -88,6 +88,8 @@ async function configureGuest(
         entropy: randomBytes(256),
         scratchDrive: 0,
         podPidNamespace: spec.sharedPidNamespace,
+        uidMappings: [...(spec.userNamespace?.uids ?? [])],
+        gidMappings: [...(spec.userNamespace?.gids ?? [])],
       },
     },
     signal,
@@ -136,9 +138,13 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
         );
       },
     });
-    const volumes = await VolumeServer.load(record.directory, record.spec.cgroupPath, () =>
-      vmm.admit(volumePort),
-    );
+    const { cgroupPath, userNamespace } = record.spec;
+    const volumes = await VolumeServer.load({
+      directory: record.directory,
+      cgroupPath,
+      userNamespace,
+      admit: () => vmm.admit(volumePort),
+    });
     const consolePath = join(record.directory, "console.log");
     const watcher = boundConsole(consolePath);
     const place: Place = {
@@ -226,11 +232,6 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     place: "microvm",
     handler,
     plan: (spec) => {
-      if (spec.userNamespace)
-        throw new TinderboxError(
-          "UNSUPPORTED",
-          `pod ${spec.id}: userns_options POD is not possible in a microVM, whose kernel is apart from the host's anyway`,
-        );
       if (spec.hostPid || spec.hostIpc || spec.network.kind === "host") {
         throw new TinderboxError(
           "UNSUPPORTED",

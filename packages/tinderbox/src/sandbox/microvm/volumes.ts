@@ -10,10 +10,12 @@ import { nativeProgram } from "../../base/paths.ts";
 import { isAlive, type ProcessIdentity } from "../../base/process-identity.ts";
 import { writeFileAtomic } from "../../base/write-file.ts";
 import { run } from "../../native/run.ts";
+import type { IdMaps } from "../../network/contract.ts";
 import type { VolumeInit } from "../agent-sandbox.ts";
 import type { ContainerVolume } from "../contract.ts";
 import { makePodCgroup } from "../pod-cgroup.ts";
 import { parseProcessIdentity } from "../sandbox-directory.ts";
+import { volumeIds } from "./volume-ids.ts";
 
 /** Host port that the guest dials for volumes. */
 export const volumePort = 1025;
@@ -38,41 +40,52 @@ type Journal = {
 
 const empty: Journal = { server: undefined, next: 1, volumes: [] };
 
+const isMapped = ({ uidMappings, gidMappings }: ContainerVolume): boolean =>
+  uidMappings.length + gidMappings.length > 0;
+
 const keyOf = (volume: ContainerVolume): string =>
-  JSON.stringify([volume.hostPath, volume.readonly, volume.recursiveReadOnly, volume.propagation]);
+  JSON.stringify([
+    volume.hostPath,
+    volume.readonly,
+    volume.recursiveReadOnly,
+    volume.propagation,
+    ...(isMapped(volume) ? [volume.uidMappings, volume.gidMappings] : []),
+  ]);
 
 const isSame = (a: ProcessIdentity | undefined, b: ProcessIdentity): boolean =>
   a !== undefined && a.pid === b.pid && a.startTime === b.startTime;
 
+/** What the server depends on beside the volumes. */
+export type VolumePlace = {
+  /** The sandbox's */
+  readonly directory: string;
+  readonly cgroupPath: string;
+  /** The pod's, when it has one of its own */
+  readonly userNamespace: IdMaps | undefined;
+  /** Lets the VMM reach the server's socket */
+  admit(): Promise<void>;
+};
+
 /** The volumes of one microVM. */
 export class VolumeServer {
-  readonly #directory: string;
-  readonly #cgroupPath: string;
-  readonly #admit: () => Promise<void>;
+  readonly #place: VolumePlace;
   #journal: Journal;
   #turn: Promise<unknown> = Promise.resolve();
 
-  private constructor(directory: string, cgroupPath: string, admit: () => Promise<void>, journal: Journal) {
-    this.#directory = directory;
-    this.#cgroupPath = cgroupPath;
-    this.#admit = admit;
+  private constructor(place: VolumePlace, journal: Journal) {
+    this.#place = place;
     this.#journal = journal;
   }
 
-  /** `admit` lets the VMM reach the server's socket. */
-  static async load(
-    directory: string,
-    cgroupPath: string,
-    admit: () => Promise<void>,
-  ): Promise<VolumeServer> {
+  static async load(place: VolumePlace): Promise<VolumeServer> {
     let journal = empty;
     try {
       // Our own file, written whole or not at all.
-      journal = JSON.parse(await readFile(join(directory, "volumes.json"), "utf8")) as Journal;
+      journal = JSON.parse(await readFile(join(place.directory, "volumes.json"), "utf8")) as Journal;
     } catch (cause) {
       if (errnoOf(cause) !== "ENOENT") throw cause;
     }
-    return new VolumeServer(directory, cgroupPath, admit, journal);
+    return new VolumeServer(place, journal);
   }
 
   /** Containers that have a volume. */
@@ -88,7 +101,7 @@ export class VolumeServer {
 
   async #keep(change: Partial<Journal>): Promise<void> {
     const journal = { ...this.#journal, ...change };
-    await writeFileAtomic(join(this.#directory, "volumes.json"), JSON.stringify(journal));
+    await writeFileAtomic(join(this.#place.directory, "volumes.json"), JSON.stringify(journal));
     this.#journal = journal;
   }
 
@@ -96,9 +109,9 @@ export class VolumeServer {
   async #server(signal: AbortSignal): Promise<ProcessIdentity> {
     const { server } = this.#journal;
     if (server && isAlive(server)) return server;
-    const socket = `${join(this.#directory, "vsock.sock")}_${volumePort}`;
+    const socket = `${join(this.#place.directory, "vsock.sock")}_${volumePort}`;
     await rm(socket, { force: true });
-    const cgroups = (await makePodCgroup(this.#cgroupPath)).flatMap((path) => ["--cgroup", path]);
+    const cgroups = (await makePodCgroup(this.#place.cgroupPath)).flatMap((path) => ["--cgroup", path]);
     const said = await run(nativeProgram, ["fs", "--socket", socket, ...cgroups], {
       signal,
       timeoutMs: 30_000,
@@ -106,9 +119,21 @@ export class VolumeServer {
     const started = parseProcessIdentity(said);
     if (!started)
       throw new TinderboxError("AGENT", `the volume server did not say who it is: ${said.trim()}`);
-    await this.#admit();
+    await this.#place.admit();
     await this.#keep({ server: started });
     return started;
+  }
+
+  #idArguments(volume: ContainerVolume): readonly string[] {
+    const lines = (option: string, kind: "uids" | "gids", mount: ContainerVolume["uidMappings"]): string[] =>
+      volumeIds(this.#place.userNamespace?.[kind][0], mount).flatMap(({ inside, outside, length }) => [
+        option,
+        `${inside}:${outside}:${length}`,
+      ]);
+    return [
+      ...lines("--uid-map", "uids", volume.uidMappings),
+      ...lines("--gid-map", "gids", volume.gidMappings),
+    ];
   }
 
   static #processArguments(server: ProcessIdentity, id: string): string[] {
@@ -135,6 +160,7 @@ export class VolumeServer {
     const options = [
       ...(volume.recursiveReadOnly ? ["--recursive-readonly"] : volume.readonly ? ["--readonly"] : []),
       ...(volume.propagation === "rslave" ? ["--slave"] : []),
+      ...this.#idArguments(volume),
     ];
     try {
       const kind = await run(
