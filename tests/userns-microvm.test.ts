@@ -159,6 +159,7 @@ describe("user namespaces in a microVM", () => {
     const { status } = await cri.runtime.callUnary("podSandboxStatus", { podSandboxId: podId });
     assert.ok((await sh(main, "ip addr")).includes(`inet ${status?.network?.ip}/`));
     assert.match(await sh(main, "ls /sys/class/net"), /^eth0\nlo\n$/);
+    assert.equal(await sh(main, "cat /proc/sys/net/ipv6/conf/eth0/accept_ra"), "0\n");
     const server = `nc -ll -p 80 -e echo served </dev/null >/dev/null 2>&1 &
       until netstat -ltn | grep -q ':80 '; do kill -0 $! || exit 1; done; echo listens`;
     assert.equal(await sh(main, server), "listens\n");
@@ -318,8 +319,10 @@ describe("user namespaces in a microVM", () => {
       mounts: [
         { containerPath: "/apart", hostPath: host("apart"), uidMappings: map, gidMappings: map },
         { containerPath: "/plain", hostPath: host("plain") },
+        { containerPath: "/ro", hostPath: host("apart"), readonly: true, recursiveReadOnly: true },
       ],
     });
+    assert.equal(await sh(again, "touch /ro/x"), "touch: /ro/x: Read-only file system\n");
     assert.equal(await sh(again, "touch /apart/x /plain/x; stat -c %u /apart/x /plain/x"), "0\n0\n");
     assert.deepEqual(
       [owner("apart/x"), owner("plain/x")],

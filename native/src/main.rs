@@ -52,7 +52,9 @@ usage: tinderbox-native VERB ...
   fs --socket PATH [--cgroup DIR]...
                      serves a pod's volumes to its guest; detaches, and prints its identity once it listens
   fs-add --pid PID --start-time TIME --id ID --source PATH [--readonly | --recursive-readonly] [--slave]
-                     gives that server a directory or file; prints which of the two it is, and `nested` with mounts below
+        [--uid-map DISK:GUEST:LENGTH]... [--gid-map DISK:GUEST:LENGTH]...
+                     gives that server a directory or file; prints which of the two it is, and `nested` with mounts below;
+                     with maps its guest sees their owners by them, and others as nobody
   fs-remove --pid PID --start-time TIME --id ID
                      takes it away again; what is not there is fine
   tsc-khz            measures the rate of this processor's time stamp counter

@@ -155,30 +155,12 @@ const mountRows: readonly Row[] = [
   },
   {
     fields: idFields,
-    on: "host",
     outcome: "obeyed",
     note: "in a pod with a user namespace root owns root's files, and what it makes is root's on the host",
     check: async (scene) => {
       const made = owners.get(scene) ?? mappedOwner(scene);
       owners.set(scene, made);
       assert.equal(await made, "0:0 0:0");
-    },
-  },
-  {
-    fields: idFields,
-    on: "microvm",
-    outcome: "refused",
-    note: "pods in microVMs have no user namespaces",
-    check: async (scene) => {
-      const mount = { containerPath: "/x", hostPath: scene.volume };
-      await scene.refusesContainer(
-        { mounts: [{ ...mount, uidMappings: idMap, gidMappings: idMap }] },
-        /mounts\[0\]\.uidMappings 1: not possible in a microVM/,
-      );
-      await scene.refusesContainer(
-        { mounts: [{ ...mount, gidMappings: idMap }] },
-        /mounts\[0\]\.gidMappings/,
-      );
     },
   },
   {

@@ -123,25 +123,9 @@ export const namespaceRows: readonly Row[] = [
   },
   {
     fields: userFields(ofPod),
-    on: "host",
     outcome: "obeyed",
     note: "/proc/self/uid_map and gid_map; one mapping each, which begins at 0",
     check: checkMaps,
-  },
-  {
-    fields: userFields(ofPod),
-    on: "microvm",
-    outcome: "refused",
-    note: "the guest's kernel cannot shift the ids of its images; its users are apart from the host's as it is",
-    check: (scene) =>
-      scene.refusesPod(
-        {
-          linux: {
-            securityContext: { namespaceOptions: { usernsOptions: { mode: POD, uids: idMap, gids: idMap } } },
-          },
-        },
-        /namespace_options\.userns_options POD: not possible in a microVM/,
-      ),
   },
   {
     fields: below(ofContainer, "network"),
@@ -212,24 +196,8 @@ export const namespaceRows: readonly Row[] = [
   },
   {
     fields: userFields(ofContainer),
-    on: "host",
     outcome: "obeyed",
     note: "the pod's; anything else is refused",
     check: checkMaps,
-  },
-  {
-    fields: userFields(ofContainer),
-    on: "microvm",
-    outcome: "refused",
-    note: "as for the pod",
-    check: (scene) =>
-      scene.refusesContainer(
-        {
-          linux: {
-            securityContext: { namespaceOptions: { usernsOptions: { mode: POD, uids: idMap, gids: idMap } } },
-          },
-        },
-        /^config\.linux\.security_context\.namespace_options\.userns_options: /,
-      ),
   },
 ];

@@ -90,6 +90,15 @@ fn mount_rootfs(bundle: &Path, original: &Path, upper: &Path, holder: i32) -> Ou
     mounted.map(|()| root)
 }
 
+/// In a guest the ids of the pod are the kernel's as well (guest/pod.rs).
+fn use_own_ids(linux: &mut Value) {
+    for map in ["uidMappings", "gidMappings"] {
+        for line in linux.get_mut(map).and_then(Value::as_array_mut).into_iter().flatten() {
+            line["hostID"] = line["containerID"].clone();
+        }
+    }
+}
+
 /// config.json with the agent's own paths in it: the root, files sent along, the pod's namespaces.
 fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, place: &Place) -> Outcome<Vec<u8>> {
     let mut config: Value =
@@ -105,11 +114,8 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
         }
     }
     let is_apart = place.guest && place.holder > 0;
-    for map in ["uidMappings", "gidMappings"] {
-        let lines = object.get_mut("linux").and_then(|linux| linux.get_mut(map)).and_then(Value::as_array_mut);
-        for line in lines.into_iter().flatten().filter(|_| is_apart) {
-            line["hostID"] = line["containerID"].clone();
-        }
+    if let Some(linux) = object.get_mut("linux").filter(|_| is_apart) {
+        use_own_ids(linux);
     }
     let namespaces =
         object.get_mut("linux").and_then(|linux| linux.get_mut("namespaces")).and_then(Value::as_array_mut);
@@ -209,7 +215,7 @@ fn fill(
 ) -> Outcome<Container> {
     // A read-only root has a writable layer, too: mount points that the image lacks are made there, before the runtime
     // makes the root read-only.
-    // In a guest the pod's root has root's own id (guest/pod.rs).
+    // In a guest the pod's root has root's own id.
     let holder = if place.guest { 0 } else { place.holder };
     let root = mount_rootfs(bundle, lower, upper, holder)?;
     write_files(bundle, &request.files, holder)?;

@@ -214,7 +214,7 @@ impl Agent {
                 let guest = self.guest.as_ref().ok_or_else(|| {
                     Fault::new(wire::error::Code::Unsupported, "configure_guest: this agent is on the host")
                 })?;
-                if !request.uid_mappings.is_empty() {
+                if request.uid_mappings.len() + request.gid_mappings.len() > 0 {
                     let mut pod = lock(&self.pod);
                     if pod.holder == 0 {
                         *pod = guest::pod::start(request)?;

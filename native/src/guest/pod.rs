@@ -48,6 +48,9 @@ pub fn hold(args: &[String]) -> Result<(), String> {
 
 /// Has it started by a process with one thread, as joining a user namespace wants it.
 pub fn start(request: &wire::ConfigureGuest) -> Outcome<pause::Pod> {
+    if request.uid_mappings.is_empty() || request.gid_mappings.is_empty() {
+        return Err(Fault::invalid("uid_mappings, gid_mappings: both or none"));
+    }
     let failed = |what: String| Fault::io("the pod's user namespace", what);
     let mut command = Command::new("/proc/self/exe");
     command.arg0("tinderbox-hold").arg("hold").env_clear();
