@@ -7,6 +7,7 @@ import {
   chownSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -331,6 +332,13 @@ describe("user namespaces in a microVM", () => {
         [outside, outside],
       ],
     );
+    await cri.runtime.callUnary("removeContainer", { containerId: again.id });
+    const [sandbox] = readdirSync(join(work, "root/microvm/sandboxes"));
+    const journal = join(work, "root/microvm/sandboxes", sandbox ?? "", "volumes.json");
+    const { server, volumes } = JSON.parse(readFileSync(journal, "utf8"));
+    const served = volumes.map(({ id }: { id: string }) => id).toSorted();
+    for (const name of ["volumes", "maps"])
+      assert.deepEqual(readdirSync(`/proc/${server.pid}/root/${name}`).toSorted(), served);
   });
 
   test("a mount of a pod without a user namespace can have mappings as well", async () => {

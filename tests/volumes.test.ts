@@ -430,7 +430,7 @@ describe("volumes of a microVM", () => {
       execFileSync("ls", [`/proc/${pid}/root/`], { encoding: "utf8" })
         .trim()
         .split("\n"),
-      ["proc", "volumes"],
+      ["maps", "proc", "volumes"],
     );
   });
 
