@@ -159,7 +159,7 @@ describe("user namespaces in a microVM", () => {
   test("its root has the pod's network: ports below 1024, its address, port-forward", async () => {
     const { status } = await cri.runtime.callUnary("podSandboxStatus", { podSandboxId: podId });
     assert.ok((await sh(main, "ip addr")).includes(`inet ${status?.network?.ip}/`));
-    assert.match(await sh(main, "ls /sys/class/net"), /^eth0\nlo\n$/);
+    assert.match(await sh(main, "ls /sys/class/net"), /^eth0\nlo\n/);
     assert.equal(await sh(main, "cat /proc/sys/net/ipv6/conf/eth0/accept_ra"), "0\n");
     const server = `nc -ll -p 80 -e echo served </dev/null >/dev/null 2>&1 &
       until netstat -ltn | grep -q ':80 '; do kill -0 $! || exit 1; done; echo listens`;
