@@ -1,6 +1,15 @@
 /** Fields and calls of the CRI that critest v1.36.0 asks nothing about, each by its effect in a container, on every kind of handler. */
 import assert from "node:assert/strict";
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import {
@@ -15,13 +24,33 @@ import { startDaemon, type TestDaemon } from "./support/daemon.ts";
 import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
 import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
 
-/** What a kubelet's metrics endpoint passes on; PSI, huge pages and ulimits may be missing by the CRI. */
+/** What a kubelet's metrics endpoint passes on. */
 const wantedMetrics =
-  "blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total cpu_usage_seconds_total cpu_user_seconds_total file_descriptors fs_inodes_free fs_inodes_total fs_limit_bytes fs_reads_bytes_total fs_reads_total fs_usage_bytes fs_writes_bytes_total fs_writes_total last_seen memory_cache memory_failcnt memory_failures_total memory_kernel_usage memory_mapped_file memory_max_usage_bytes memory_rss memory_swap memory_usage_bytes memory_working_set_bytes network_receive_bytes_total network_receive_errors_total network_receive_packets_dropped_total network_receive_packets_total network_transmit_bytes_total network_transmit_errors_total network_transmit_packets_dropped_total network_transmit_packets_total oom_events_total processes sockets spec_cpu_period spec_cpu_shares spec_memory_limit_bytes spec_memory_swap_limit_bytes start_time_seconds threads threads_max".split(
+  "blkio_device_usage_total cpu_cfs_periods_total cpu_cfs_throttled_periods_total cpu_cfs_throttled_seconds_total cpu_system_seconds_total cpu_usage_seconds_total cpu_user_seconds_total file_descriptors fs_inodes_free fs_inodes_total fs_limit_bytes fs_reads_bytes_total fs_reads_total fs_usage_bytes fs_writes_bytes_total fs_writes_total hugetlb_max_usage_bytes hugetlb_usage_bytes last_seen memory_cache memory_failcnt memory_failures_total memory_kernel_usage memory_mapped_file memory_max_usage_bytes memory_rss memory_swap memory_usage_bytes memory_working_set_bytes network_receive_bytes_total network_receive_errors_total network_receive_packets_dropped_total network_receive_packets_total network_transmit_bytes_total network_transmit_errors_total network_transmit_packets_dropped_total network_transmit_packets_total oom_events_total pressure_cpu_stalled_seconds_total pressure_cpu_waiting_seconds_total pressure_io_stalled_seconds_total pressure_io_waiting_seconds_total pressure_memory_stalled_seconds_total pressure_memory_waiting_seconds_total processes sockets spec_cpu_period spec_cpu_quota spec_cpu_shares spec_memory_limit_bytes spec_memory_reservation_limit_bytes spec_memory_swap_limit_bytes start_time_seconds threads threads_max ulimits_soft".split(
     " ",
   );
-/** Block devices may not have been touched yet. */
-const mayHaveNoSample = new Set(["container_blkio_device_usage_total"]);
+/** Of those, what the kernel under a handler does not count. */
+function withoutSample(handler: string): Set<string> {
+  const names = wantedMetrics.filter(
+    (name) =>
+      // Block devices may not have been touched yet.
+      name === "blkio_device_usage_total" ||
+      // Cgroup version 2, which every guest has, keeps no maximum.
+      (name === "hugetlb_max_usage_bytes" &&
+        (handler === "firecracker" || !existsSync("/sys/fs/cgroup/hugetlb"))) ||
+      (name.startsWith("pressure_") && handler !== "firecracker" && !hostHasPressure()),
+  );
+  return new Set(names.map((name) => `container_${name}`));
+}
+
+/** Whether the kernel was built with PSI and not started with psi=0. */
+function hostHasPressure(): boolean {
+  try {
+    return readFileSync("/proc/pressure/cpu", "utf8").startsWith("some ");
+  } catch {
+    return false;
+  }
+}
 
 const ownPid = { namespaceOptions: { pid: NamespaceMode.CONTAINER } };
 
@@ -107,6 +136,7 @@ describe("fields of the CRI", () => {
           wantedMetrics.map((name) => `container_${name}`).filter((name) => !described.has(name)),
           [],
         );
+        const mayHaveNoSample = withoutSample(handler);
         for (const { name, help, labelKeys } of descriptors) {
           assert.notEqual(help, "", name);
           const own = samples.filter((sample) => sample.name === name);
@@ -127,6 +157,57 @@ describe("fields of the CRI", () => {
           [kind("oom_events_total"), kind("processes")],
           [MetricType.COUNTER, MetricType.GAUGE],
         );
+      });
+
+      test("pressure, huge pages and open files are the container's own, in metrics and statistics", async () => {
+        // Two busy loops in half a processor: somebody waits.
+        await cri.output(
+          main,
+          "sh",
+          "-c",
+          "for n in 1 2; do (n=0; while [ $n -lt 40000 ]; do n=$((n+1)); done) & done; wait",
+        );
+        const { podMetrics } = await cri.runtime.callUnary("listPodSandboxMetrics", {});
+        const own = podMetrics.find(({ podSandboxId }) => podSandboxId === podId)?.containerMetrics[0];
+        const sample = (name: string) => own?.metrics.filter((one) => one.name === `container_${name}`) ?? [];
+        const [files] = sample("ulimits_soft");
+        const limits = await cri.output(main, "grep", "Max open files", "/proc/1/limits");
+        assert.equal(files?.value?.value, BigInt(limits.split(/ +/)[3] ?? ""), limits);
+        assert.equal(files?.labelValues.at(-1), "max_open_files");
+        const sizes = sample("hugetlb_usage_bytes").map(({ labelValues }) => labelValues.at(-1));
+        assert.ok(sizes.includes("2MB"), `page sizes ${sizes.join(" ")}`);
+        for (const one of sample("hugetlb_usage_bytes")) assert.equal(one.value?.value, 0n);
+
+        const { stats } = await cri.runtime.callUnary("containerStats", { containerId: main.id });
+        const pod = (await cri.runtime.callUnary("podSandboxStats", { podSandboxId: podId })).stats?.linux;
+        if (handler !== "firecracker" && !hostHasPressure()) {
+          assert.deepEqual([stats?.cpu?.psi, stats?.io, pod?.cpu?.psi, pod?.io], Array(4).fill(undefined));
+          return;
+        }
+        const waited = stats?.cpu?.psi?.Some?.Total ?? 0n;
+        assert.ok(waited > 10_000_000n, `${waited} ns waited for a processor`);
+        // The metric is older than the statistics, and in whole seconds.
+        const [waiting] = sample("pressure_cpu_waiting_seconds_total");
+        assert.ok((waiting?.value?.value ?? -1n) <= waited / 1_000_000_000n);
+        assert.ok((pod?.cpu?.psi?.Some?.Total ?? 0n) >= waited, "the pod waited at least as long");
+        for (const psi of [stats?.memory?.psi, stats?.io?.psi, pod?.memory?.psi, pod?.io?.psi])
+          assert.ok(
+            psi?.Some !== undefined && psi.Full !== undefined,
+            JSON.stringify(Object.keys(psi ?? {})),
+          );
+      });
+
+      test("a container that is given no huge pages may use none, of sizes that there are", async () => {
+        const hugepageLimits = ["2MB", "1GB"].map((pageSize) => ({ pageSize, limit: 0n }));
+        const without = await cri.start(podId, config, image, {
+          linux: { securityContext: ownPid, resources: { hugepageLimits } },
+        });
+        const files = "/sys/fs/cgroup/hugetlb.2MB.max /sys/fs/cgroup/hugetlb/hugetlb.2MB.limit_in_bytes";
+        assert.equal(await cri.output(without, "sh", "-c", `cat ${files} 2>/dev/null || true`), "0\n");
+        await cri.runtime.callUnary("updateContainerResources", {
+          containerId: without.id,
+          linux: { hugepageLimits, memoryLimitInBytes: memory },
+        });
       });
 
       test("statistics of the pod have its network and its container's writable layer", async () => {

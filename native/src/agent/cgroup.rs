@@ -13,10 +13,18 @@ pub struct Cgroup {
     pub cpuacct: Option<PathBuf>,
     pub pids: Option<PathBuf>,
     pub blkio: Option<PathBuf>,
+    pub hugetlb: Option<PathBuf>,
+    /// Version 2's directory where it counts pressure, also on a host where version 1 has the controllers.
+    pub pressure: Option<PathBuf>,
 }
 
 pub fn number(path: &Path) -> u64 {
     fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// A number in a file; absent when there is none, or "max", which is no limit.
+pub fn optional(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// The value of `key` in a file of "key value" lines.
@@ -36,6 +44,7 @@ impl Cgroup {
     /// Of the lines of /proc/PID/cgroup; `root` is where version 2, or version 1's controllers, are mounted.
     fn parse(text: &str, root: &Path) -> Cgroup {
         let mut cgroup = Cgroup::default();
+        let (mut in_two, mut in_one) = (None, None);
         for line in text.lines() {
             let mut parts = line.splitn(3, ':');
             let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
@@ -48,6 +57,7 @@ impl Cgroup {
             if controllers.is_empty() {
                 // Every cgroup of version 2 has this file, whatever controllers it is given.
                 cgroup.unified = existing("").filter(|p| p.join("cgroup.events").exists());
+                in_two = Some(path);
             }
             for controller in controllers.split(',') {
                 match controller {
@@ -55,10 +65,19 @@ impl Cgroup {
                     "cpu" => cgroup.cpu = existing("cpu"),
                     "blkio" => cgroup.blkio = existing("blkio"),
                     "cpuacct" => cgroup.cpuacct = existing("cpuacct"),
-                    "pids" => cgroup.pids = existing("pids"),
+                    "pids" => {
+                        cgroup.pids = existing("pids");
+                        in_one = Some(path);
+                    }
+                    "hugetlb" => cgroup.hugetlb = existing("hugetlb"),
                     _ => {}
                 }
             }
+        }
+        // Beside version 1 a runtime may leave the container in version 2's cgroup of its caller, which is the pod's.
+        if let Some(path) = in_two.filter(|two| in_one.is_none_or(|one| one == *two)) {
+            let roots = [root.to_owned(), root.join("unified")];
+            cgroup.pressure = roots.map(|root| root.join(path)).into_iter().find(|d| d.join("cpu.pressure").exists());
         }
         cgroup
     }
@@ -156,6 +175,25 @@ mod tests {
         assert_eq!(status.signal(), Some(libc::SIGKILL));
         // The root is not a container's: everybody is in it.
         assert!(Cgroup::parse("0::/\n", root).processes().is_empty());
+    }
+
+    #[test]
+    fn pressure_is_the_container_s_own() {
+        let root = std::env::temp_dir().join(format!("tinderbox-pressure-{}", std::process::id()));
+        for directory in ["p/c", "unified/p/c", "unified/p"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+            fs::write(root.join(directory).join("cpu.pressure"), "").unwrap();
+        }
+        let of = |text: &str| Cgroup::parse(text, &root).pressure;
+        let (alone, beside) = (of("0::/p/c\n"), of("4:pids:/p/c\n0::/p/c\n"));
+        let left_in_the_pod_s = of("4:pids:/p/c\n0::/p\n");
+        fs::remove_file(root.join("p/c/cpu.pressure")).unwrap();
+        let hybrid = of("4:pids:/p/c\n0::/p/c\n");
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!((alone.as_ref(), beside.as_ref()), (Some(&root.join("p/c")), Some(&root.join("p/c"))));
+        assert_eq!(hybrid, Some(root.join("unified/p/c")));
+        assert_eq!(left_in_the_pod_s, None);
+        assert_eq!(of("0::/p/c\n"), None);
     }
 
     #[test]

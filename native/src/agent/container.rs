@@ -1,6 +1,7 @@
 //! One container: its bundle, its root file system, its life from create to exit.
 use super::cgroup::Cgroup;
 use super::counters;
+use super::huge_pages;
 use super::mounts;
 use super::output::{open_log, Output, Sink, STDERR, STDOUT};
 use super::reaper::Reaper;
@@ -116,6 +117,9 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
     let is_apart = place.guest && place.holder > 0;
     if let Some(linux) = object.get_mut("linux").filter(|_| is_apart) {
         use_own_ids(linux);
+    }
+    if let Some(resources) = object.get_mut("linux").and_then(|linux| linux.get_mut("resources")) {
+        huge_pages::drop_vain_limits(resources);
     }
     let namespaces =
         object.get_mut("linux").and_then(|linux| linux.get_mut("namespaces")).and_then(Value::as_array_mut);
@@ -398,7 +402,8 @@ impl Container {
     pub fn stats(&self) -> wire::ContainerStats {
         let mut stats = self.cgroup.stats();
         (stats.writable_bytes, stats.writable_inodes) = self.writable.usage();
-        counters::complete(&mut stats, &self.cgroup, &self.writable.directory);
+        let pid = lock(&self.state).pid;
+        counters::complete(&mut stats, &self.cgroup, pid, &self.writable.directory);
         stats
     }
 

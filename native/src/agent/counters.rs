@@ -1,16 +1,12 @@
 //! Counters of a container and of its pod beside the basic ones: what the metrics of the CRI are made of.
-use super::cgroup::{field, number, Cgroup};
+use super::cgroup::{field, number, optional, Cgroup};
+use super::{huge_pages, pressure};
 use crate::{sys, wire};
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 type Counters = HashMap<String, u64>;
-
-/// A number in a file; absent when there is none, or "max", which is no limit.
-fn optional(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
 
 fn set(counters: &mut Counters, name: &str, value: impl Into<Option<u64>>) {
     if let Some(value) = value.into() {
@@ -35,6 +31,12 @@ fn unified(directory: &Path, counters: &mut Counters) -> Vec<wire::DeviceIo> {
     set(counters, "memory_swap", number(&directory.join("memory.swap.current")));
     set(counters, "memory_limit", optional(&directory.join("memory.max")));
     set(counters, "swap_limit", optional(&directory.join("memory.swap.max")));
+    // OCI's reservation is memory.low; a kubelet that guarantees memory writes memory.min.
+    set(
+        counters,
+        "memory_reservation",
+        optional(&directory.join("memory.low")).max(optional(&directory.join("memory.min"))),
+    );
     set(counters, "pids_limit", optional(&directory.join("pids.max")));
     let weight = optional(&directory.join("cpu.weight"));
     // The OCI runtimes' conversion of shares to weights, turned round.
@@ -91,6 +93,7 @@ fn divided(cgroup: &Cgroup, counters: &mut Counters) -> Vec<wire::DeviceIo> {
         set(counters, "memory_max_usage", number(&memory.join("memory.max_usage_in_bytes")));
         set(counters, "memory_swap", field(&stat, "total_swap"));
         set(counters, "memory_limit", limit("memory.limit_in_bytes"));
+        set(counters, "memory_reservation", limit("memory.soft_limit_in_bytes"));
         let both = limit("memory.memsw.limit_in_bytes");
         set(counters, "swap_limit", both.zip(limit("memory.limit_in_bytes")).map(|(a, b)| a.saturating_sub(b)));
     }
@@ -153,23 +156,40 @@ fn count_file_system(directory: &Path, counters: &mut Counters) {
     }
 }
 
-/// Adds everything to the basic figures of a container.
-pub fn complete(stats: &mut wire::ContainerStats, cgroup: &Cgroup, writable: &Path) {
+/// How many files a process may have open; None when it has ended, or there is no limit.
+fn open_files_limit(pid: i32) -> Option<u64> {
+    // 0 would be ourselves.
+    if pid <= 0 {
+        return None;
+    }
+    let mut limit: libc::rlimit = unsafe { std::mem::zeroed() };
+    let asked = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limit) };
+    (asked == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+}
+
+/// Adds everything to the basic figures of a container, whose first process is `pid`.
+pub fn complete(stats: &mut wire::ContainerStats, cgroup: &Cgroup, pid: i32, writable: &Path) {
+    stats.pressure = cgroup.pressure.as_deref().and_then(pressure::of_cgroup);
+    stats.huge_pages = huge_pages::of(cgroup);
     let counters = &mut stats.counters;
     stats.io = match &cgroup.unified {
         Some(directory) => unified(directory, counters),
         None => divided(cgroup, counters),
     };
     set(counters, "oom_kills", cgroup.oom_kills());
+    set(counters, "open_files_limit", open_files_limit(pid));
     count_processes(&cgroup.processes(), counters);
     count_file_system(writable, counters);
 }
 
-/// The pod's network interfaces, from the network namespace that the agent is in.
-pub fn pod_stats() -> wire::PodStats {
+/// The pod's network interfaces, from the network namespace that the agent is in, and its pressure: on the host that of
+/// the cgroup that the agent is in, too.
+pub fn pod_stats(guest: bool) -> wire::PodStats {
+    let own = || Cgroup::of(std::process::id() as i32).pressure.as_deref().and_then(pressure::of_cgroup);
     let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
     let interfaces = text.lines().skip(2).filter_map(interface).filter(|one| one.name != "lo").collect();
-    wire::PodStats { timestamp_ns: sys::now_ns(), interfaces }
+    let pressure = if guest { pressure::of_machine() } else { own() };
+    wire::PodStats { timestamp_ns: sys::now_ns(), interfaces, pressure }
 }
 
 /// A line of /proc/net/dev: name, then 8 numbers received and 8 sent.
@@ -193,6 +213,12 @@ fn interface(line: &str) -> Option<wire::InterfaceStats> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_of_a_process() {
+        assert!(open_files_limit(std::process::id() as i32).is_some_and(|limit| limit > 0));
+        assert_eq!((open_files_limit(i32::MAX), open_files_limit(0)), (None, None));
+    }
 
     #[test]
     fn lines_of_the_kernel() {

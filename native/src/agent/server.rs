@@ -4,7 +4,7 @@ use super::output::{self, Sink};
 use super::reaper::Reaper;
 use super::spool::Read;
 use super::stream::FrameWriter;
-use super::{counters, exec, lock, mounts, pause, runtime, Fault, Outcome};
+use super::{counters, exec, huge_pages, lock, mounts, pause, runtime, Fault, Outcome};
 use crate::frame::{self, Kind};
 use crate::{guest, sys, wire};
 use prost::Message;
@@ -256,7 +256,10 @@ impl Agent {
             Body::UpdateContainer(request) => {
                 let container = self.find(&request.id)?;
                 let path = container.directory.join("resources.json");
-                std::fs::write(&path, &request.resources_json).map_err(|e| Fault::io("resources_json", e))?;
+                let mut resources = serde_json::from_slice(&request.resources_json)
+                    .map_err(|e| Fault::invalid(format!("resources_json is not JSON: {e}")))?;
+                huge_pages::drop_vain_limits(&mut resources);
+                std::fs::write(&path, resources.to_string()).map_err(|e| Fault::io("resources_json", e))?;
                 let path = path.to_string_lossy().into_owned();
                 let log = container.directory.join("log");
                 let args = ["update", "--resources", &path, &container.id];
@@ -265,7 +268,8 @@ impl Agent {
             }
             Body::ContainerStats(request) => Ok(Some(Answer::Stats(self.find(&request.id)?.stats()))),
             Body::PodStats(_) => {
-                let counted = guest::pod::within(self.holder_in_guest(), counters::pod_stats);
+                let count = || counters::pod_stats(self.guest.is_some());
+                let counted = guest::pod::within(self.holder_in_guest(), count);
                 Ok(Some(Answer::PodStats(counted.map_err(|e| Fault::io("the pod's network", e))?)))
             }
             Body::Ping(_) => Ok(Some(Answer::Info(self.info()))),

@@ -1,5 +1,5 @@
 /** Every metric of ListPodSandboxMetrics: its name, what it says, its labels beside the common ones, and where its values come from. */
-import type { Container, ContainerUsage, PodUsage } from "../engine/contract.ts";
+import type { Container, ContainerUsage, PodUsage, Pressure, Stalls } from "../engine/contract.ts";
 
 /** Values of `labels`, then the value. */
 export type Sample = { readonly labels: readonly string[]; readonly value: bigint };
@@ -58,6 +58,25 @@ const ioSum = (pick: "readBytes" | "writeBytes" | "reads" | "writes") => (usage:
 
 function startedAt({ phase }: Container): bigint | undefined {
   return phase.kind === "created" ? undefined : phase.startedAtNs / second;
+}
+
+/** Seconds that tasks waited for want of one thing; no sample where the kernel does not count it. */
+function pressure(
+  of: keyof Pressure,
+  what: string,
+  name: "waiting" | "stalled",
+  kind: keyof Stalls,
+): ContainerMetric {
+  const who = name === "waiting" ? "at least one task" : "every task";
+  return metric(
+    "counter",
+    `pressure_${of}_${name}_seconds_total`,
+    `Seconds that ${who} waited for ${what}.`,
+    (usage) => {
+      const stall = usage.pressure?.[of]?.[kind];
+      return stall && stall.totalUs / 1_000_000n;
+    },
+  );
 }
 
 const c = metric.bind(undefined, "counter");
@@ -131,7 +150,44 @@ export const containerMetrics: readonly ContainerMetric[] = [
   g("spec_cpu_quota", "CPU quota in a period, microseconds; absent without one.", counter("cpu_quota_us")),
   g("spec_cpu_shares", "CPU shares.", counter("cpu_shares")),
   g("spec_memory_limit_bytes", "Memory limit; 0 is none.", limitOf("memory_limit")),
+  g(
+    "spec_memory_reservation_limit_bytes",
+    "Memory that is left to the container when others want it; 0 is none.",
+    limitOf("memory_reservation"),
+  ),
   g("spec_memory_swap_limit_bytes", "Swap limit; 0 is none.", limitOf("swap_limit")),
+  {
+    name: "container_hugetlb_usage_bytes",
+    help: "Bytes of huge pages, by their size.",
+    type: "gauge",
+    labels: ["pagesize"],
+    read: ({ hugePages }) =>
+      hugePages.map(({ pageSize, usageBytes }) => ({ labels: [pageSize], value: usageBytes })),
+  },
+  {
+    name: "container_hugetlb_max_usage_bytes",
+    help: "The most bytes of huge pages so far, by their size; counted by cgroup version 1 only.",
+    type: "gauge",
+    labels: ["pagesize"],
+    read: ({ hugePages }) =>
+      hugePages.flatMap(({ pageSize, maxUsageBytes: value }) =>
+        value === undefined ? [] : [{ labels: [pageSize], value }],
+      ),
+  },
+  {
+    name: "container_ulimits_soft",
+    help: "Soft limits of the container's first process; absent without one.",
+    type: "gauge",
+    labels: ["ulimit"],
+    read: ({ counters }) =>
+      one(counters["open_files_limit"]).map((sample) => ({ ...sample, labels: ["max_open_files"] })),
+  },
+  pressure("cpu", "a processor", "waiting", "some"),
+  pressure("cpu", "a processor", "stalled", "full"),
+  pressure("memory", "memory", "waiting", "some"),
+  pressure("memory", "memory", "stalled", "full"),
+  pressure("io", "input or output", "waiting", "some"),
+  pressure("io", "input or output", "stalled", "full"),
 ];
 
 const directions = [

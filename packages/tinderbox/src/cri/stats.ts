@@ -1,12 +1,13 @@
 /** ContainerStats and PodSandboxStats with their lists. A list leaves out what does not answer soon: it must never wait on one VM. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { Container, ContainerUsage, Pod, PodUsage } from "../engine/contract.ts";
+import type { Container, ContainerUsage, Pod, PodUsage, Pressure, Stalls } from "../engine/contract.ts";
 import type {
   ContainerStatsFilter,
   ContainerStatsSchema,
   NetworkUsageSchema,
   PodSandboxStatsFilter,
   PodSandboxStatsSchema,
+  PsiStatsSchema,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { inChunks } from "./chunks.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
@@ -36,6 +37,26 @@ class CpuRates {
   }
 }
 
+type Psi = { readonly psi?: MessageInitShape<typeof PsiStatsSchema> };
+
+/** Microseconds as nanoseconds; empty where the kernel does not count them. */
+function psiOf(stalls: Stalls | undefined): Psi {
+  if (stalls === undefined) return {};
+  const toCri = (stall: Stalls["some"]) =>
+    stall && {
+      Total: stall.totalUs * 1_000n,
+      Avg10: stall.avg10,
+      Avg60: stall.avg60,
+      Avg300: stall.avg300,
+    };
+  const [Some, Full] = [toCri(stalls.some), toCri(stalls.full)];
+  return { psi: { ...(Some && { Some }), ...(Full && { Full }) } };
+}
+
+function ioOf(pressure: Pressure | undefined, timestamp: bigint): Pick<Stats, "io"> {
+  return pressure?.io === undefined ? {} : { io: { timestamp, ...psiOf(pressure.io) } };
+}
+
 function toCri(container: Container, usage: ContainerUsage, nanoCores: bigint, mountpoint: string): Stats {
   const { name, attempt, labels, annotations, resources } = container.config;
   const timestamp = usage.timestampNs;
@@ -51,6 +72,7 @@ function toCri(container: Container, usage: ContainerUsage, nanoCores: bigint, m
       timestamp,
       usageCoreNanoSeconds: { value: usage.cpuUsageNs },
       usageNanoCores: { value: nanoCores },
+      ...psiOf(usage.pressure?.cpu),
     },
     memory: {
       timestamp,
@@ -60,6 +82,7 @@ function toCri(container: Container, usage: ContainerUsage, nanoCores: bigint, m
       rssBytes: { value: usage.memoryRssBytes },
       pageFaults: { value: usage.pageFaults },
       majorPageFaults: { value: usage.majorPageFaults },
+      ...psiOf(usage.pressure?.memory),
     },
     writableLayer: {
       timestamp,
@@ -68,6 +91,7 @@ function toCri(container: Container, usage: ContainerUsage, nanoCores: bigint, m
       inodesUsed: { value: usage.writableInodes },
     },
     ...swapOf(usage, timestamp),
+    ...ioOf(usage.pressure, timestamp),
   };
 }
 
@@ -116,6 +140,7 @@ function podToStats(
         timestamp,
         usageCoreNanoSeconds: sum(({ usage }) => usage.cpuUsageNs),
         usageNanoCores: sum(({ stats }) => stats.cpu?.usageNanoCores?.value ?? 0n),
+        ...psiOf(usage?.pressure?.cpu),
       },
       memory: {
         timestamp,
@@ -124,10 +149,12 @@ function podToStats(
         rssBytes: sum(({ usage }) => usage.memoryRssBytes),
         pageFaults: sum(({ usage }) => usage.pageFaults),
         majorPageFaults: sum(({ usage }) => usage.majorPageFaults),
+        ...psiOf(usage?.pressure?.memory),
       },
       ...(network && { network }),
       process: { timestamp, processCount: sum(({ usage }) => usage.pids) },
       containers: measured.map(({ stats }) => stats),
+      ...ioOf(usage?.pressure, timestamp),
     },
   };
 }

@@ -204,6 +204,31 @@ export type ContainerUsage = {
   /** What else the kernel counts, by the names in native/src/agent/counters.rs; absent: not counted, or no limit */
   readonly counters: Readonly<Record<string, bigint>>;
   readonly io: readonly DeviceIo[];
+  /** Absent: not counted */
+  readonly pressure: Pressure | undefined;
+  /** Each size that the kernel has */
+  readonly hugePages: readonly {
+    /** `2MB` */
+    readonly pageSize: string;
+    readonly usageBytes: bigint;
+    readonly maxUsageBytes?: bigint | undefined;
+  }[];
+};
+
+/** Time that tasks waited for want of something, and the share of the last 10, 60 and 300 s, per cent */
+export type Stall = {
+  readonly totalUs: bigint;
+  readonly avg10: number;
+  readonly avg60: number;
+  readonly avg300: number;
+};
+/** `some`: at least one task waited; `full`: all of them */
+export type Stalls = { readonly some?: Stall | undefined; readonly full?: Stall | undefined };
+/** Pressure stall information of the kernel; what it does not count is absent */
+export type Pressure = {
+  readonly cpu?: Stalls | undefined;
+  readonly memory?: Stalls | undefined;
+  readonly io?: Stalls | undefined;
 };
 
 export type DeviceIo = {
@@ -230,6 +255,7 @@ export type PodUsage = {
     readonly received: Traffic;
     readonly sent: Traffic;
   }[];
+  readonly pressure: Pressure | undefined;
 };
 
 export type EngineEvent = {

@@ -25,6 +25,7 @@ import { removeContainer, stopContainer } from "./remove-container.ts";
 import { runPod } from "./run-pod.ts";
 import { removePod, stopPod } from "./stop-pod.ts";
 import { Store } from "./store.ts";
+import { podUsageOf, usageOf } from "./usage.ts";
 
 /** Ends the caller's wait when it aborts; the work goes on and a retry joins it. */
 function whileWanted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
@@ -42,45 +43,6 @@ function sandboxOfRunning(state: EngineState, entry: ContainerEntry): Sandbox {
   if (phase.kind !== "running")
     throw new TinderboxError("WRONG_STATE", `container ${id} is ${phase.kind}; it must be running`);
   return state.sandboxOf(podId);
-}
-
-async function podUsageOf(state: EngineState, podId: string): Promise<PodUsage> {
-  const sandbox = state.sandboxOf(podId);
-  const stats = await sandbox.podStats();
-  const isOwn = state.pod(podId).stored.pod.config.namespaces.network === "pod";
-  return {
-    timestampNs: stats.timestampNs,
-    interfaces: (isOwn ? stats.interfaces : []).map((one) => ({
-      name: one.name,
-      received: {
-        bytes: one.rxBytes,
-        packets: one.rxPackets,
-        errors: one.rxErrors,
-        dropped: one.rxDropped,
-      },
-      sent: { bytes: one.txBytes, packets: one.txPackets, errors: one.txErrors, dropped: one.txDropped },
-    })),
-  };
-}
-
-async function usageOf(state: EngineState, entry: ContainerEntry): Promise<ContainerUsage> {
-  const { id, podId } = entry.stored.container;
-  const stats = await state.sandboxOf(podId).containerStats(id);
-  return {
-    containerId: id,
-    timestampNs: stats.timestampNs,
-    cpuUsageNs: stats.cpuUsageNs,
-    memoryUsageBytes: stats.memoryUsageBytes,
-    memoryWorkingSetBytes: stats.memoryWorkingSetBytes,
-    memoryRssBytes: stats.memoryRssBytes,
-    pids: stats.pids,
-    pageFaults: stats.pageFaults,
-    majorPageFaults: stats.majorPageFaults,
-    writableBytes: stats.writableBytes,
-    writableInodes: stats.writableInodes,
-    counters: stats.counters,
-    io: stats.io,
-  };
 }
 
 async function updateResources(

@@ -1,4 +1,4 @@
-/** CRI's Linux resources as OCI `linux.resources`. Zero means "not asked for" everywhere in CRI. */
+/** CRI's Linux resources as OCI `linux.resources`. Zero means "not asked for" everywhere in CRI but in limits of huge pages. */
 import { TinderboxError } from "../base/errors.ts";
 import type { LinuxResources } from "./contract.ts";
 
@@ -24,11 +24,11 @@ export function ociResources(
     ...(asked.memoryLimitBytes > 0 ? { limit: asked.memoryLimitBytes } : {}),
     ...(asked.memorySwapLimitBytes > 0 ? { swap: asked.memorySwapLimitBytes } : {}),
   };
-  const hugepages = asked.hugepageLimits.filter((one) => one.limit > 0);
   return {
     ...(Object.keys(cpu).length > 0 ? { cpu } : {}),
     ...(Object.keys(memory).length > 0 ? { memory } : {}),
-    ...(hugepages.length > 0 ? { hugepageLimits: hugepages } : {}),
+    // Here zero is a limit: a container that asked for no huge pages gets none.
+    ...(asked.hugepageLimits.length > 0 ? { hugepageLimits: asked.hugepageLimits } : {}),
     ...(Object.keys(asked.unified).length > 0 ? { unified: asked.unified } : {}),
   };
 }

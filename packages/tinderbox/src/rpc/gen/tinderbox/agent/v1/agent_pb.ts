@@ -38,7 +38,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file tinderbox/agent/v1/agent.proto.
  */
 export const file_tinderbox_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNItoCCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIEjMKDHVpZF9tYXBwaW5ncxgJIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5JZE1hcHBpbmcSMwoMZ2lkX21hcHBpbmdzGAogAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZyJxCglJbnRlcmZhY2USDAoEbmFtZRgBIAEoCRILCgNtYWMYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygJEikKBnJvdXRlcxgEIAMoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5Sb3V0ZRILCgNtdHUYBSABKA0iLQoFUm91dGUSEwoLZGVzdGluYXRpb24YASABKAkSDwoHZ2F0ZXdheRgCIAEoCSIlCgZTeXNjdGwSDAoEbmFtZRgBIAEoCRINCgV2YWx1ZRgCIAEoCSLtAgoPQ3JlYXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEhMKC2NvbmZpZ19qc29uGAIgASgMEioKBnJvb3RmcxgDIAEoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5Sb290ZnMSEAoIdGVybWluYWwYBCABKAgSDQoFc3RkaW4YBSABKAgSEgoKc3RkaW5fb25jZRgGIAEoCBIQCghsb2dfcGF0aBgHIAEoCRIPCgdydW50aW1lGAggASgJEhQKDHJ1bnRpbWVfcm9vdBgJIAEoCRInCgVmaWxlcxgKIAMoCzIYLnRpbmRlcmJveC5hZ2VudC52MS5GaWxlEhYKDnN5c3RlbWRfY2dyb3VwGAsgASgIEjEKBm1vdW50cxgMIAMoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5QcmVwYXJlZE1vdW50EisKB3ZvbHVtZXMYDSADKAsyGi50aW5kZXJib3guYWdlbnQudjEuVm9sdW1lIvsBCg1QcmVwYXJlZE1vdW50EgwKBG5hbWUYASABKAkSDgoEcGF0aBgCIAEoCUgAEioKBWRyaXZlGAMgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIc3ViX3BhdGgYBCABKAkSGgoScmVjdXJzaXZlX3JlYWRvbmx5GAUgASgIEjMKDHVpZF9tYXBwaW5ncxgGIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5JZE1hcHBpbmcSMwoMZ2lkX21hcHBpbmdzGAcgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZ0IICgZzb3VyY2UiPAoJSWRNYXBwaW5nEg4KBmluc2lkZRgBIAEoDRIPCgdvdXRzaWRlGAIgASgNEg4KBmxlbmd0aBgDIAEoDSJCCgZWb2x1bWUSDAoEbmFtZRgBIAEoCRIKCgJpZBgCIAEoCRIMCgRmaWxlGAMgASgIEhAKCHJlYWRvbmx5GAQgASgIIjMKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdjb250ZW50GAIgASgMEgwKBG1vZGUYAyABKA0ifQoGUm9vdGZzEhMKCWRpcmVjdG9yeRgBIAEoCUgAEioKBWRyaXZlGAIgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIcmVhZG9ubHkYAyABKAgSFwoPdXBwZXJfZGlyZWN0b3J5GAQgASgJQgcKBWxvd2VyIjsKBURyaXZlEg0KBWluZGV4GAEgASgNEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHZnNfdHlwZRgDIAEoCSIdCgxSZWxlYXNlRHJpdmUSDQoFaW5kZXgYASABKA0iGgoMQ29udGFpbmVyUmVmEgoKAmlkGAEgASgJIjEKBlNpZ25hbBIKCgJpZBgBIAEoCRIOCgZzaWduYWwYAiABKAUSCwoDYWxsGAMgASgIIiwKD0RlbGV0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRINCgVmb3JjZRgCIAEoCCKjAgoOQ29udGFpbmVyU3RhdGUSCgoCaWQYASABKAkSOQoGc3RhdHVzGAIgASgOMikudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlLlN0YXR1cxILCgNwaWQYAyABKAUSFQoNY3JlYXRlZF9hdF9ucxgEIAEoAxIVCg1zdGFydGVkX2F0X25zGAUgASgDEhYKDmZpbmlzaGVkX2F0X25zGAYgASgDEhEKCWV4aXRfY29kZRgHIAEoBRISCgpvb21fa2lsbGVkGAggASgIEg8KB2xvZ19lbmQYCSABKAQiPwoGU3RhdHVzEg8KC1VOU1BFQ0lGSUVEEAASCwoHQ1JFQVRFRBABEgsKB1JVTk5JTkcQAhIKCgZFWElURUQQAyJHCg1Db250YWluZXJMaXN0EjYKCmNvbnRhaW5lcnMYASADKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUiCwoJU3Vic2NyaWJlIokBCgVFdmVudBI0CgZleGl0ZWQYASABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGVIABIzCgVzdGF0ZRgCIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEg0KA29vbRgDIAEoCUgAQgYKBGJvZHkiKQoJUmVvcGVuTG9nEgoKAmlkGAEgASgJEhAKCGxvZ19wYXRoGAIgASgJImMKD1VwZGF0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDBIaCg1vb21fc2NvcmVfYWRqGAMgASgRSACIAQFCEAoOX29vbV9zY29yZV9hZGoiogMKDkNvbnRhaW5lclN0YXRzEhQKDHRpbWVzdGFtcF9ucxgBIAEoAxIUCgxjcHVfdXNhZ2VfbnMYAiABKAQSGgoSbWVtb3J5X3VzYWdlX2J5dGVzGAMgASgEEiAKGG1lbW9yeV93b3JraW5nX3NldF9ieXRlcxgEIAEoBBIYChBtZW1vcnlfcnNzX2J5dGVzGAUgASgEEgwKBHBpZHMYBiABKAQSEwoLcGFnZV9mYXVsdHMYByABKAQSGQoRbWFqb3JfcGFnZV9mYXVsdHMYCCABKAQSFgoOd3JpdGFibGVfYnl0ZXMYCSABKAQSFwoPd3JpdGFibGVfaW5vZGVzGAogASgEEkIKCGNvdW50ZXJzGAsgAygLMjAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRzLkNvdW50ZXJzRW50cnkSKAoCaW8YDCADKAsyHC50aW5kZXJib3guYWdlbnQudjEuRGV2aWNlSW8aLwoNQ291bnRlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBInAKCERldmljZUlvEg0KBW1ham9yGAEgASgNEg0KBW1pbm9yGAIgASgNEhIKCnJlYWRfYnl0ZXMYAyABKAQSEwoLd3JpdGVfYnl0ZXMYBCABKAQSDQoFcmVhZHMYBSABKAQSDgoGd3JpdGVzGAYgASgEIlgKCFBvZFN0YXRzEhQKDHRpbWVzdGFtcF9ucxgBIAEoAxI2CgppbnRlcmZhY2VzGAIgAygLMiIudGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZVN0YXRzIrgBCg5JbnRlcmZhY2VTdGF0cxIMCgRuYW1lGAEgASgJEhAKCHJ4X2J5dGVzGAIgASgEEhIKCnJ4X3BhY2tldHMYAyABKAQSEQoJcnhfZXJyb3JzGAQgASgEEhIKCnJ4X2Ryb3BwZWQYBSABKAQSEAoIdHhfYnl0ZXMYBiABKAQSEgoKdHhfcGFja2V0cxgHIAEoBBIRCgl0eF9lcnJvcnMYCCABKAQSEgoKdHhfZHJvcHBlZBgJIAEoBCItCgxUZXJtaW5hbFNpemUSDQoFd2lkdGgYASABKA0SDgoGaGVpZ2h0GAIgASgNIjwKCkV4aXRTdGF0dXMSDAoEY29kZRgBIAEoBRIRCgl0aW1lZF9vdXQYAiABKAgSDQoFZXJyb3IYAyABKAkiuwEKCE9wZW5FeGVjEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIUCgxwcm9jZXNzX2pzb24YAiABKAwSDQoFc3RkaW4YAyABKAgSDgoGc3Rkb3V0GAQgASgIEg4KBnN0ZGVychgFIAEoCBIQCgh0ZXJtaW5hbBgGIAEoCBISCgp0aW1lb3V0X21zGAcgASgEEi4KBHNpemUYCCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuVGVybWluYWxTaXplIlEKCk9wZW5BdHRhY2gSFAoMY29udGFpbmVyX2lkGAEgASgJEg0KBXN0ZGluGAIgASgIEg4KBnN0ZG91dBgDIAEoCBIOCgZzdGRlcnIYBCABKAgiLwoHT3BlbkxvZxIUCgxjb250YWluZXJfaWQYASABKAkSDgoGb2Zmc2V0GAIgASgEIhcKB09wZW5UY3ASDAoEcG9ydBgBIAEoDWIGcHJvdG8z");
+  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNItoCCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIEjMKDHVpZF9tYXBwaW5ncxgJIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5JZE1hcHBpbmcSMwoMZ2lkX21hcHBpbmdzGAogAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZyJxCglJbnRlcmZhY2USDAoEbmFtZRgBIAEoCRILCgNtYWMYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygJEikKBnJvdXRlcxgEIAMoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5Sb3V0ZRILCgNtdHUYBSABKA0iLQoFUm91dGUSEwoLZGVzdGluYXRpb24YASABKAkSDwoHZ2F0ZXdheRgCIAEoCSIlCgZTeXNjdGwSDAoEbmFtZRgBIAEoCRINCgV2YWx1ZRgCIAEoCSLtAgoPQ3JlYXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEhMKC2NvbmZpZ19qc29uGAIgASgMEioKBnJvb3RmcxgDIAEoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5Sb290ZnMSEAoIdGVybWluYWwYBCABKAgSDQoFc3RkaW4YBSABKAgSEgoKc3RkaW5fb25jZRgGIAEoCBIQCghsb2dfcGF0aBgHIAEoCRIPCgdydW50aW1lGAggASgJEhQKDHJ1bnRpbWVfcm9vdBgJIAEoCRInCgVmaWxlcxgKIAMoCzIYLnRpbmRlcmJveC5hZ2VudC52MS5GaWxlEhYKDnN5c3RlbWRfY2dyb3VwGAsgASgIEjEKBm1vdW50cxgMIAMoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5QcmVwYXJlZE1vdW50EisKB3ZvbHVtZXMYDSADKAsyGi50aW5kZXJib3guYWdlbnQudjEuVm9sdW1lIvsBCg1QcmVwYXJlZE1vdW50EgwKBG5hbWUYASABKAkSDgoEcGF0aBgCIAEoCUgAEioKBWRyaXZlGAMgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIc3ViX3BhdGgYBCABKAkSGgoScmVjdXJzaXZlX3JlYWRvbmx5GAUgASgIEjMKDHVpZF9tYXBwaW5ncxgGIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5JZE1hcHBpbmcSMwoMZ2lkX21hcHBpbmdzGAcgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZ0IICgZzb3VyY2UiPAoJSWRNYXBwaW5nEg4KBmluc2lkZRgBIAEoDRIPCgdvdXRzaWRlGAIgASgNEg4KBmxlbmd0aBgDIAEoDSJCCgZWb2x1bWUSDAoEbmFtZRgBIAEoCRIKCgJpZBgCIAEoCRIMCgRmaWxlGAMgASgIEhAKCHJlYWRvbmx5GAQgASgIIjMKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdjb250ZW50GAIgASgMEgwKBG1vZGUYAyABKA0ifQoGUm9vdGZzEhMKCWRpcmVjdG9yeRgBIAEoCUgAEioKBWRyaXZlGAIgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIcmVhZG9ubHkYAyABKAgSFwoPdXBwZXJfZGlyZWN0b3J5GAQgASgJQgcKBWxvd2VyIjsKBURyaXZlEg0KBWluZGV4GAEgASgNEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHZnNfdHlwZRgDIAEoCSIdCgxSZWxlYXNlRHJpdmUSDQoFaW5kZXgYASABKA0iGgoMQ29udGFpbmVyUmVmEgoKAmlkGAEgASgJIjEKBlNpZ25hbBIKCgJpZBgBIAEoCRIOCgZzaWduYWwYAiABKAUSCwoDYWxsGAMgASgIIiwKD0RlbGV0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRINCgVmb3JjZRgCIAEoCCKjAgoOQ29udGFpbmVyU3RhdGUSCgoCaWQYASABKAkSOQoGc3RhdHVzGAIgASgOMikudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlLlN0YXR1cxILCgNwaWQYAyABKAUSFQoNY3JlYXRlZF9hdF9ucxgEIAEoAxIVCg1zdGFydGVkX2F0X25zGAUgASgDEhYKDmZpbmlzaGVkX2F0X25zGAYgASgDEhEKCWV4aXRfY29kZRgHIAEoBRISCgpvb21fa2lsbGVkGAggASgIEg8KB2xvZ19lbmQYCSABKAQiPwoGU3RhdHVzEg8KC1VOU1BFQ0lGSUVEEAASCwoHQ1JFQVRFRBABEgsKB1JVTk5JTkcQAhIKCgZFWElURUQQAyJHCg1Db250YWluZXJMaXN0EjYKCmNvbnRhaW5lcnMYASADKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUiCwoJU3Vic2NyaWJlIokBCgVFdmVudBI0CgZleGl0ZWQYASABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGVIABIzCgVzdGF0ZRgCIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEg0KA29vbRgDIAEoCUgAQgYKBGJvZHkiKQoJUmVvcGVuTG9nEgoKAmlkGAEgASgJEhAKCGxvZ19wYXRoGAIgASgJImMKD1VwZGF0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDBIaCg1vb21fc2NvcmVfYWRqGAMgASgRSACIAQFCEAoOX29vbV9zY29yZV9hZGoihQQKDkNvbnRhaW5lclN0YXRzEhQKDHRpbWVzdGFtcF9ucxgBIAEoAxIUCgxjcHVfdXNhZ2VfbnMYAiABKAQSGgoSbWVtb3J5X3VzYWdlX2J5dGVzGAMgASgEEiAKGG1lbW9yeV93b3JraW5nX3NldF9ieXRlcxgEIAEoBBIYChBtZW1vcnlfcnNzX2J5dGVzGAUgASgEEgwKBHBpZHMYBiABKAQSEwoLcGFnZV9mYXVsdHMYByABKAQSGQoRbWFqb3JfcGFnZV9mYXVsdHMYCCABKAQSFgoOd3JpdGFibGVfYnl0ZXMYCSABKAQSFwoPd3JpdGFibGVfaW5vZGVzGAogASgEEkIKCGNvdW50ZXJzGAsgAygLMjAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRzLkNvdW50ZXJzRW50cnkSKAoCaW8YDCADKAsyHC50aW5kZXJib3guYWdlbnQudjEuRGV2aWNlSW8SLgoIcHJlc3N1cmUYDSABKAsyHC50aW5kZXJib3guYWdlbnQudjEuUHJlc3N1cmUSMQoKaHVnZV9wYWdlcxgOIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5IdWdlUGFnZXMaLwoNQ291bnRlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBIocBCghQcmVzc3VyZRInCgNjcHUYASABKAsyGi50aW5kZXJib3guYWdlbnQudjEuU3RhbGxzEioKBm1lbW9yeRgCIAEoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5TdGFsbHMSJgoCaW8YAyABKAsyGi50aW5kZXJib3guYWdlbnQudjEuU3RhbGxzIloKBlN0YWxscxInCgRzb21lGAEgASgLMhkudGluZGVyYm94LmFnZW50LnYxLlN0YWxsEicKBGZ1bGwYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuU3RhbGwiRwoFU3RhbGwSEAoIdG90YWxfdXMYASABKAQSDQoFYXZnMTAYAiABKAESDQoFYXZnNjAYAyABKAESDgoGYXZnMzAwGAQgASgBImUKCUh1Z2VQYWdlcxIRCglwYWdlX3NpemUYASABKAkSEwoLdXNhZ2VfYnl0ZXMYAiABKAQSHAoPbWF4X3VzYWdlX2J5dGVzGAMgASgESACIAQFCEgoQX21heF91c2FnZV9ieXRlcyJwCghEZXZpY2VJbxINCgVtYWpvchgBIAEoDRINCgVtaW5vchgCIAEoDRISCgpyZWFkX2J5dGVzGAMgASgEEhMKC3dyaXRlX2J5dGVzGAQgASgEEg0KBXJlYWRzGAUgASgEEg4KBndyaXRlcxgGIAEoBCKIAQoIUG9kU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEjYKCmludGVyZmFjZXMYAiADKAsyIi50aW5kZXJib3guYWdlbnQudjEuSW50ZXJmYWNlU3RhdHMSLgoIcHJlc3N1cmUYAyABKAsyHC50aW5kZXJib3guYWdlbnQudjEuUHJlc3N1cmUiuAEKDkludGVyZmFjZVN0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEIi0KDFRlcm1pbmFsU2l6ZRINCgV3aWR0aBgBIAEoDRIOCgZoZWlnaHQYAiABKA0iPAoKRXhpdFN0YXR1cxIMCgRjb2RlGAEgASgFEhEKCXRpbWVkX291dBgCIAEoCBINCgVlcnJvchgDIAEoCSK7AQoIT3BlbkV4ZWMSFAoMY29udGFpbmVyX2lkGAEgASgJEhQKDHByb2Nlc3NfanNvbhgCIAEoDBINCgVzdGRpbhgDIAEoCBIOCgZzdGRvdXQYBCABKAgSDgoGc3RkZXJyGAUgASgIEhAKCHRlcm1pbmFsGAYgASgIEhIKCnRpbWVvdXRfbXMYByABKAQSLgoEc2l6ZRgIIAEoCzIgLnRpbmRlcmJveC5hZ2VudC52MS5UZXJtaW5hbFNpemUiUQoKT3BlbkF0dGFjaBIUCgxjb250YWluZXJfaWQYASABKAkSDQoFc3RkaW4YAiABKAgSDgoGc3Rkb3V0GAMgASgIEg4KBnN0ZGVychgEIAEoCCIvCgdPcGVuTG9nEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZvZmZzZXQYAiABKAQiFwoHT3BlblRjcBIMCgRwb3J0GAEgASgNYgZwcm90bzM");
 
 /**
  * @generated from message tinderbox.agent.v1.Hello
@@ -1308,6 +1308,20 @@ export type ContainerStats = Message<"tinderbox.agent.v1.ContainerStats"> & {
    * @generated from field: repeated tinderbox.agent.v1.DeviceIo io = 12;
    */
   io: DeviceIo[];
+
+  /**
+   * unset: the kernel does not count it for this container
+   *
+   * @generated from field: tinderbox.agent.v1.Pressure pressure = 13;
+   */
+  pressure?: Pressure | undefined;
+
+  /**
+   * each size that the kernel has
+   *
+   * @generated from field: repeated tinderbox.agent.v1.HugePages huge_pages = 14;
+   */
+  hugePages: HugePages[];
 };
 
 /**
@@ -1316,6 +1330,126 @@ export type ContainerStats = Message<"tinderbox.agent.v1.ContainerStats"> & {
  */
 export const ContainerStatsSchema: GenMessage<ContainerStats> = /*@__PURE__*/
   messageDesc(file_tinderbox_agent_v1_agent, 27);
+
+/**
+ * How long tasks waited for want of something (PSI); unset where the kernel does not say.
+ *
+ * @generated from message tinderbox.agent.v1.Pressure
+ */
+export type Pressure = Message<"tinderbox.agent.v1.Pressure"> & {
+  /**
+   * @generated from field: tinderbox.agent.v1.Stalls cpu = 1;
+   */
+  cpu?: Stalls | undefined;
+
+  /**
+   * @generated from field: tinderbox.agent.v1.Stalls memory = 2;
+   */
+  memory?: Stalls | undefined;
+
+  /**
+   * @generated from field: tinderbox.agent.v1.Stalls io = 3;
+   */
+  io?: Stalls | undefined;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.Pressure.
+ * Use `create(PressureSchema)` to create a new message.
+ */
+export const PressureSchema: GenMessage<Pressure> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 28);
+
+/**
+ * @generated from message tinderbox.agent.v1.Stalls
+ */
+export type Stalls = Message<"tinderbox.agent.v1.Stalls"> & {
+  /**
+   * at least one task waited
+   *
+   * @generated from field: tinderbox.agent.v1.Stall some = 1;
+   */
+  some?: Stall | undefined;
+
+  /**
+   * all of them did
+   *
+   * @generated from field: tinderbox.agent.v1.Stall full = 2;
+   */
+  full?: Stall | undefined;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.Stalls.
+ * Use `create(StallsSchema)` to create a new message.
+ */
+export const StallsSchema: GenMessage<Stalls> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 29);
+
+/**
+ * @generated from message tinderbox.agent.v1.Stall
+ */
+export type Stall = Message<"tinderbox.agent.v1.Stall"> & {
+  /**
+   * @generated from field: uint64 total_us = 1;
+   */
+  totalUs: bigint;
+
+  /**
+   * per cent of the last 10, 60 and 300 s
+   *
+   * @generated from field: double avg10 = 2;
+   */
+  avg10: number;
+
+  /**
+   * @generated from field: double avg60 = 3;
+   */
+  avg60: number;
+
+  /**
+   * @generated from field: double avg300 = 4;
+   */
+  avg300: number;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.Stall.
+ * Use `create(StallSchema)` to create a new message.
+ */
+export const StallSchema: GenMessage<Stall> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 30);
+
+/**
+ * @generated from message tinderbox.agent.v1.HugePages
+ */
+export type HugePages = Message<"tinderbox.agent.v1.HugePages"> & {
+  /**
+   * 2MB
+   *
+   * @generated from field: string page_size = 1;
+   */
+  pageSize: string;
+
+  /**
+   * @generated from field: uint64 usage_bytes = 2;
+   */
+  usageBytes: bigint;
+
+  /**
+   * cgroup version 2 does not keep it
+   *
+   * @generated from field: optional uint64 max_usage_bytes = 3;
+   */
+  maxUsageBytes?: bigint | undefined;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.HugePages.
+ * Use `create(HugePagesSchema)` to create a new message.
+ */
+export const HugePagesSchema: GenMessage<HugePages> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 31);
 
 /**
  * @generated from message tinderbox.agent.v1.DeviceIo
@@ -1357,7 +1491,7 @@ export type DeviceIo = Message<"tinderbox.agent.v1.DeviceIo"> & {
  * Use `create(DeviceIoSchema)` to create a new message.
  */
 export const DeviceIoSchema: GenMessage<DeviceIo> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 28);
+  messageDesc(file_tinderbox_agent_v1_agent, 32);
 
 /**
  * @generated from message tinderbox.agent.v1.PodStats
@@ -1374,6 +1508,13 @@ export type PodStats = Message<"tinderbox.agent.v1.PodStats"> & {
    * @generated from field: repeated tinderbox.agent.v1.InterfaceStats interfaces = 2;
    */
   interfaces: InterfaceStats[];
+
+  /**
+   * of the pod's cgroup, or of the whole guest
+   *
+   * @generated from field: tinderbox.agent.v1.Pressure pressure = 3;
+   */
+  pressure?: Pressure | undefined;
 };
 
 /**
@@ -1381,7 +1522,7 @@ export type PodStats = Message<"tinderbox.agent.v1.PodStats"> & {
  * Use `create(PodStatsSchema)` to create a new message.
  */
 export const PodStatsSchema: GenMessage<PodStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 29);
+  messageDesc(file_tinderbox_agent_v1_agent, 33);
 
 /**
  * @generated from message tinderbox.agent.v1.InterfaceStats
@@ -1438,7 +1579,7 @@ export type InterfaceStats = Message<"tinderbox.agent.v1.InterfaceStats"> & {
  * Use `create(InterfaceStatsSchema)` to create a new message.
  */
 export const InterfaceStatsSchema: GenMessage<InterfaceStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 30);
+  messageDesc(file_tinderbox_agent_v1_agent, 34);
 
 /**
  * @generated from message tinderbox.agent.v1.TerminalSize
@@ -1460,7 +1601,7 @@ export type TerminalSize = Message<"tinderbox.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 31);
+  messageDesc(file_tinderbox_agent_v1_agent, 35);
 
 /**
  * @generated from message tinderbox.agent.v1.ExitStatus
@@ -1491,7 +1632,7 @@ export type ExitStatus = Message<"tinderbox.agent.v1.ExitStatus"> & {
  * Use `create(ExitStatusSchema)` to create a new message.
  */
 export const ExitStatusSchema: GenMessage<ExitStatus> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 32);
+  messageDesc(file_tinderbox_agent_v1_agent, 36);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenExec
@@ -1549,7 +1690,7 @@ export type OpenExec = Message<"tinderbox.agent.v1.OpenExec"> & {
  * Use `create(OpenExecSchema)` to create a new message.
  */
 export const OpenExecSchema: GenMessage<OpenExec> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 33);
+  messageDesc(file_tinderbox_agent_v1_agent, 37);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenAttach
@@ -1581,7 +1722,7 @@ export type OpenAttach = Message<"tinderbox.agent.v1.OpenAttach"> & {
  * Use `create(OpenAttachSchema)` to create a new message.
  */
 export const OpenAttachSchema: GenMessage<OpenAttach> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 34);
+  messageDesc(file_tinderbox_agent_v1_agent, 38);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenLog
@@ -1605,7 +1746,7 @@ export type OpenLog = Message<"tinderbox.agent.v1.OpenLog"> & {
  * Use `create(OpenLogSchema)` to create a new message.
  */
 export const OpenLogSchema: GenMessage<OpenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 35);
+  messageDesc(file_tinderbox_agent_v1_agent, 39);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenTcp
@@ -1622,5 +1763,5 @@ export type OpenTcp = Message<"tinderbox.agent.v1.OpenTcp"> & {
  * Use `create(OpenTcpSchema)` to create a new message.
  */
 export const OpenTcpSchema: GenMessage<OpenTcp> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 36);
+  messageDesc(file_tinderbox_agent_v1_agent, 40);
 
