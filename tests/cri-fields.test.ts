@@ -298,8 +298,26 @@ describe("fields of the CRI", () => {
             resources: { memoryLimitInBytes: memoryMib << 20n },
           });
         await update(200n);
-        if (handler === "firecracker") await assert.rejects(update(4000n), /does not grow/);
-        else await update(4000n);
+        const grow = (linux: { memoryLimitInBytes?: bigint; cpuPeriod?: bigint; cpuQuota?: bigint }) =>
+          cri.runtime.callUnary("updateContainerResources", { containerId: main.id, linux });
+        if (handler === "firecracker") {
+          // Never UNSUPPORTED, which a kubelet passes over.
+          const limit = (message: RegExp) => ({ code: "LIMIT", message });
+          await assert.rejects(
+            update(4000n),
+            limit(/1 vCPU and 528 MiB and does not grow; allowed is resources of at most 1 CPU and 400 MiB/),
+          );
+          await update(400n);
+          await assert.rejects(
+            grow({ memoryLimitInBytes: 4000n << 20n }),
+            limit(/linux\.memory_limit_in_bytes 4194304000: .*at most 553648128,/),
+          );
+          await assert.rejects(
+            grow({ cpuPeriod: 100_000n, cpuQuota: 200_000n }),
+            limit(/linux\.cpu_quota 200000: .*at most 1 times cpu_period, 100000/),
+          );
+        } else await update(4000n);
+        await grow({ memoryLimitInBytes: 128n << 20n });
         await assert.rejects(
           cri.runtime.callUnary("updatePodSandboxResources", { podSandboxId: "0123456789abcdef" }),
           { code: "NOT_FOUND" },

@@ -296,7 +296,7 @@ export type Engine = {
   reopenLog(id: string): Promise<void>;
   updateResources(id: string, resources: LinuxResources): Promise<void>;
   usage(id: string): Promise<ContainerUsage>;
-  /** What the kubelet has given the pod from now on. @throws UNSUPPORTED when its microVM is smaller than that */
+  /** What the kubelet has given the pod from now on. @throws LIMIT when its microVM is smaller than that */
   updatePodResources(podId: string, resources: PodResources, overhead: PodResources): void;
   /** A pod in the node's network has no interfaces of its own. */
   podUsage(podId: string): Promise<PodUsage>;

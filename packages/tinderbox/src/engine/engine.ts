@@ -16,15 +16,14 @@ import type {
 } from "./contract.ts";
 import { createContainer, startContainer } from "./create-container.ts";
 import { type ContainerEntry, type EngineParts, EngineState } from "./engine-state.ts";
-import { hostFeatures, hostHasCgroupV2, lowestOomScoreAdj } from "./host-features.ts";
+import { hostFeatures } from "./host-features.ts";
 import { ifThere } from "./id-index.ts";
-import { neededSize } from "./machine-size.ts";
-import { ociResources } from "./oci-resources.ts";
 import { recover } from "./recover.ts";
 import { removeContainer, stopContainer } from "./remove-container.ts";
 import { runPod } from "./run-pod.ts";
 import { removePod, stopPod } from "./stop-pod.ts";
 import { Store } from "./store.ts";
+import { updatePodResources, updateResources } from "./update-resources.ts";
 import { podUsageOf, usageOf } from "./usage.ts";
 
 /** Ends the caller's wait when it aborts; the work goes on and a retry joins it. */
@@ -43,40 +42,6 @@ function sandboxOfRunning(state: EngineState, entry: ContainerEntry): Sandbox {
   if (phase.kind !== "running")
     throw new TinderboxError("WRONG_STATE", `container ${id} is ${phase.kind}; it must be running`);
   return state.sandboxOf(podId);
-}
-
-async function updateResources(
-  state: EngineState,
-  entry: ContainerEntry,
-  asked: LinuxResources,
-): Promise<void> {
-  const { id, podId, phase, config } = entry.stored.container;
-  if (phase.kind === "exited")
-    throw new TinderboxError("WRONG_STATE", `container ${id} is exited; it must be created or running`);
-  const sandbox = state.sandboxOf(podId);
-  const isHost = sandbox.place === "host";
-  const before = config.resources;
-  const adjusted = asked.oomScoreAdj || before.oomScoreAdj;
-  await sandbox.updateContainer(
-    id,
-    ociResources(asked, isHost ? hostHasCgroupV2() : true),
-    adjusted === before.oomScoreAdj ? undefined : Math.max(adjusted, isHost ? lowestOomScoreAdj() : -1000),
-  );
-  // What is not asked for stays as it was.
-  const resources: LinuxResources = {
-    cpuPeriod: asked.cpuPeriod || before.cpuPeriod,
-    cpuQuota: asked.cpuQuota || before.cpuQuota,
-    cpuShares: asked.cpuShares || before.cpuShares,
-    memoryLimitBytes: asked.memoryLimitBytes || before.memoryLimitBytes,
-    oomScoreAdj: adjusted,
-    cpusetCpus: asked.cpusetCpus || before.cpusetCpus,
-    cpusetMems: asked.cpusetMems || before.cpusetMems,
-    hugepageLimits: asked.hugepageLimits.length > 0 ? asked.hugepageLimits : before.hugepageLimits,
-    unified: { ...before.unified, ...asked.unified },
-    memorySwapLimitBytes: asked.memorySwapLimitBytes || before.memorySwapLimitBytes,
-  };
-  const now = entry.stored.container.config;
-  state.saveContainer(entry, { config: { ...now, resources } });
 }
 
 function exec(state: EngineState, entry: ContainerEntry, request: ExecRequest): Promise<ProcessStreams> {
@@ -189,16 +154,7 @@ class TinderboxEngine implements Engine {
   }
 
   updatePodResources(podId: string, resources: PodResources, overhead: PodResources): void {
-    const { pod, record } = this.#state.pod(podId).stored;
-    // On the host the kubelet has changed the cgroup above the pod's: there is nothing left to do.
-    if (record?.place !== "microvm") return;
-    const needed = neededSize(resources, overhead);
-    const { vcpus, memoryMib } = record.spec;
-    if (needed.memoryMib > memoryMib || needed.vcpus > vcpus)
-      throw new TinderboxError(
-        "UNSUPPORTED",
-        `pod ${pod.id}: its microVM has ${vcpus} vCPU and ${memoryMib} MiB and does not grow; ${needed.vcpus} and ${needed.memoryMib} are asked for`,
-      );
+    updatePodResources(this.#state.pod(podId).stored, resources, overhead);
   }
 
   async podUsage(podId: string): Promise<PodUsage> {
