@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
-#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | clients | kubelet | node22 | conformance | peers | guest
+#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | clients | kubelet | criu | node22 | conformance | peers | guest
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 root=$PWD
@@ -108,6 +108,22 @@ kubelet() {
     env -C tests/clients-kubelet CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/kubelet k8s.io/kubernetes/cmd/kubelet
 }
 
+# Debian 12's criu 3.17 knows no kernel from 6.13 on. Debian 13's is unpacked, not installed, and brings its own C library.
+criu() {
+  [ "$(uname -m)" = x86_64 ] || return 0
+  [ -x .cache/criu/bin/criu ] && return 0
+  step "criu" "checkpoints, from Debian 13, unpacked" sh -ec '
+    rm -rf .cache/criu .cache/criu.new
+    mmdebstrap --variant=extract --include=criu trixie .cache/criu.new
+    rm -rf .cache/criu.new/bin && mkdir .cache/criu.new/bin
+    cat >.cache/criu.new/bin/criu <<\END
+#!/bin/sh
+root=$(dirname "$(dirname "$(readlink -f "$0")")")
+exec "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" "$root/usr/sbin/criu" "$@"
+END
+    chmod 755 .cache/criu.new/bin/criu && .cache/criu.new/bin/criu --version && mv .cache/criu.new .cache/criu'
+}
+
 # critest, the program that runs its specs side by side, and what its images are made of. Nothing is installed: Debian's
 # dynamic busybox, which the specs need, cannot stand beside the static one.
 conformance() {
@@ -154,7 +170,7 @@ guest() {
 
 for what in "$@"; do
   case $what in
-    packages | cgroups | node | native | clients | kubelet | node22 | conformance | peers | guest) "$what" ;;
-    *) echo "setup: unknown part '$what'; one of: packages cgroups node native clients kubelet node22 conformance peers guest" >&2; exit 2 ;;
+    packages | cgroups | node | native | clients | kubelet | criu | node22 | conformance | peers | guest) "$what" ;;
+    *) echo "setup: unknown part '$what'; one of: packages cgroups node native clients kubelet criu node22 conformance peers guest" >&2; exit 2 ;;
   esac
 done

@@ -1,5 +1,6 @@
 //! The one native program of Tinderbox, by its first argument (or as PID 1 of a microVM): see `usage`.
 mod agent;
+mod checkpoint;
 #[cfg(test)]
 #[path = "../fuzz/exercise.rs"]
 mod exercise;
@@ -34,6 +35,8 @@ usage: tinderbox-native VERB ...
                      the monitor of a pod on the host; detaches, and prints its identity once it listens
   launch [--netns PATH] [--cgroup DIR]... -- PROGRAM ARGS...
                      joins a network namespace and cgroups, then executes PROGRAM
+  checkpoint --runtime PROGRAM --root DIR --id ID --bundle DIR --upper DIR --directory DIR [--skip PATH]...
+                     stops a container for as long as its checkpoint takes, and writes that as a tar to standard output
   mount-image FILE TARGET FSTYPE
                      mounts a read-only image file (squashfs, erofs, ext4) through a loop device
   umount TARGET      unmounts; a target that is not mounted is fine
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         "agent" => host::run(rest),
         "hold" => guest::pod::hold(rest),
         "launch" => launch::run(rest),
+        "checkpoint" => checkpoint::run(rest),
         "fs" => fs::run(rest),
         "fs-add" => fs::add(rest),
         "fs-remove" => fs::remove(rest),

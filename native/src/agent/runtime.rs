@@ -33,7 +33,7 @@ impl Stdio3 {
 }
 
 /// The last message of a runtime's JSON log.
-fn last_log_message(path: &Path) -> Option<String> {
+pub fn last_log_message(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
     let message =

@@ -7,6 +7,7 @@ import { binDirectory, guestDirectory, nativeProgram } from "../base/paths.ts";
 import { chooseJailer } from "../guest/choose-jailer.ts";
 import { bootTest, chooseVmm, findProgram } from "../guest/choose-vmm.ts";
 import { loadGuest } from "../guest/guest-artefacts.ts";
+import { criuSupport } from "../native/criu-support.ts";
 import { tryRun } from "../native/run.ts";
 import type { GlobalOptions } from "./cri-clients.ts";
 import { printJson } from "./output.ts";
@@ -94,6 +95,21 @@ function cniConfig(): Finding {
   );
 }
 
+async function checkpoints(): Promise<Finding> {
+  const asked = await Promise.all(
+    ["runc", "crun"].map(async (name) => ({ name, ...(await criuSupport(name)) })),
+  );
+  const can = asked.flatMap((one) => (one.isSupported ? [`${one.name} by criu ${one.criuVersion}`] : []));
+  if (can.length > 0) return ok("checkpoints", can.join(", "));
+  const reasons = asked.flatMap((one) => (one.isSupported ? [] : [`${one.name}: ${one.reason}`]));
+  const lacksProgram = asked.some((one) => !one.isSupported && one.code === "TOOL_MISSING");
+  return note(
+    "checkpoints",
+    `none: ${reasons.join("; ")}`,
+    lacksProgram ? "apt-get install criu runc" : undefined,
+  );
+}
+
 async function microvms(signal: AbortSignal): Promise<readonly Finding[]> {
   const guest = await loadGuest(guestDirectory);
   if (guest === undefined)
@@ -135,12 +151,13 @@ async function firecracker(signal: AbortSignal): Promise<readonly Finding[]> {
 async function examine(socket: string, signal: AbortSignal): Promise<readonly Finding[]> {
   const isRoot = process.getuid?.() === 0;
   const native = await tryRun(nativeProgram, ["version"]).catch(() => undefined);
-  const [tools, plugins, vmm, machines, listens] = await Promise.all([
+  const [tools, plugins, vmm, machines, listens, checkpointing] = await Promise.all([
     Promise.all(programs.map(([name, use, debianPackage]) => program(name, use, debianPackage))),
     cniPlugins(),
     firecracker(signal),
     isRoot ? microvms(signal) : [],
     isListening(socket),
+    checkpoints(),
   ]);
   return [
     isRoot ? ok("root", "yes") : missing("root", "not the superuser", "sudo tinderbox doctor"),
@@ -152,6 +169,7 @@ async function examine(socket: string, signal: AbortSignal): Promise<readonly Fi
     plugins,
     cniConfig(),
     ...vmm,
+    checkpointing,
     ...machines,
     listens ? ok("daemon", socket) : note("daemon", `none listens on ${socket}`, "tinderboxd &"),
   ];

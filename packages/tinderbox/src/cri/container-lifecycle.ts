@@ -1,12 +1,14 @@
 /** CreateContainer, StartContainer, StopContainer, RemoveContainer, UpdateContainerResources, ReopenContainerLog. */
-import { TinderboxError } from "../base/errors.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
-import { idOf, integer, refuse, required } from "./field-checks.ts";
+import { absolutePath, idOf, integer, refuse, required } from "./field-checks.ts";
 import { parseContainerConfig } from "./parse-container-config.ts";
 import { parseResources } from "./parse-resources.ts";
 
 /** Timers of Node end at 2^31-1 ms; a longer grace is as good as this one. */
 const maxTimeoutSeconds = 2_000_000;
+
+/** A kubelet's limit for a call that has none of its own */
+const defaultCheckpointSeconds = 120;
 
 /** The calls that make, change and end containers. */
 export function containerLifecycleCalls({ engine }: CriContext): RuntimeCalls {
@@ -36,9 +38,15 @@ export function containerLifecycleCalls({ engine }: CriContext): RuntimeCalls {
       await engine.updateResources(idOf("container_id", containerId), resources);
       return {};
     },
-    checkpointContainer: async ({ containerId }) => {
-      const { id } = engine.container(idOf("container_id", containerId));
-      throw new TinderboxError("UNSUPPORTED", `container ${id}: containers are not checkpointed`);
+    checkpointContainer: async ({ containerId, location, timeout }, { signal }) => {
+      const seconds = Math.min(integer("timeout", timeout, 0), maxTimeoutSeconds);
+      await engine.checkpointContainer(
+        idOf("container_id", containerId),
+        absolutePath("location", location),
+        (seconds || defaultCheckpointSeconds) * 1000,
+        signal,
+      );
+      return {};
     },
     reopenContainerLog: async ({ containerId }) => {
       await engine.reopenLog(idOf("container_id", containerId));

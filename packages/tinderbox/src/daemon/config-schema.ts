@@ -119,6 +119,7 @@ export const fileSchema = table({
       "a table of runtimes",
     ),
   ),
+  enable_criu_support: v.optional(v.boolean("true or false")),
   cni: v.optional(
     v.pipe(
       v.custom<object>((value) => typeof value === "object" && !Array.isArray(value), "a table"),

@@ -32,6 +32,8 @@ export type DaemonConfig = {
   readonly logLevel: LogLevel | undefined;
   readonly defaultRuntime: string;
   readonly runtimes: ReadonlyMap<string, RuntimeConfig>;
+  /** Checkpoints where the host has CRIU */
+  readonly enableCriuSupport: boolean;
   readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
   /** A unix socket's path, or HOST:PORT of loopback; "" = none */
   readonly metrics: { readonly listen: string };

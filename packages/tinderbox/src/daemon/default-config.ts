@@ -28,6 +28,7 @@ export const defaultConfig: DaemonConfig = {
   logLevel: undefined,
   defaultRuntime: "crun",
   runtimes: new Map(runtimes.map((runtime) => [runtime.name, runtime])),
+  enableCriuSupport: true,
   cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"] },
   metrics: { listen: "" },
   registries: new Map(),

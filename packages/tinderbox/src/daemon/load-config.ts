@@ -124,6 +124,7 @@ function build(given: FileConfig, file: string): DaemonConfig {
     logLevel: given.log_level,
     defaultRuntime,
     runtimes,
+    enableCriuSupport: given.enable_criu_support ?? defaultConfig.enableCriuSupport,
     cni: {
       confDir: given.cni?.conf_dir ?? defaultConfig.cni.confDir,
       binDirs: given.cni?.bin_dirs ?? defaultConfig.cni.binDirs,

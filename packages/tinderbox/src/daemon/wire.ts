@@ -39,12 +39,13 @@ function factoryOf(
 }
 
 function describe(config: DaemonConfig): string {
-  const { root, state, listen, defaultRuntime, cni } = config;
+  const { root, state, listen, defaultRuntime, enableCriuSupport, cni } = config;
   return JSON.stringify({
     root,
     state,
     listen,
     defaultRuntime,
+    enableCriuSupport,
     cni,
     runtimes: [...config.runtimes.values()],
   });

@@ -1,6 +1,7 @@
 /** What the doors (CRI, later the shim) see of pods and containers. No gRPC types here. */
 import type { Duplex } from "node:stream";
 import type { Digest, ImageService } from "../image/contract.ts";
+import type { CriuSupport } from "../native/criu-support.ts";
 import type { IdMapping, IdMaps, PortMapping } from "../network/contract.ts";
 import type { AttachOptions, ProcessStreams } from "../sandbox/contract.ts";
 import type { HandlerFeatures } from "./host-features.ts";
@@ -298,6 +299,10 @@ export type Engine = {
   usage(id: string): Promise<ContainerUsage>;
   /** What the kubelet has given the pod from now on. @throws LIMIT when its microVM is smaller than that */
   updatePodResources(podId: string, resources: PodResources, overhead: PodResources): void;
+  /** Whether containers of a handler can be checkpointed on this host; asks programs, every time. */
+  checkpointSupport(handler: string): Promise<CriuSupport>;
+  /** Processes and changed files as an archive at `location`, an absolute path; the container goes on running. */
+  checkpointContainer(id: string, location: string, timeoutMs: number, signal: AbortSignal): Promise<void>;
   /** A pod in the node's network has no interfaces of its own. */
   podUsage(podId: string): Promise<PodUsage>;
   exec(id: string, request: ExecRequest): Promise<ProcessStreams>;

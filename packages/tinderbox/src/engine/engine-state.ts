@@ -17,6 +17,8 @@ export type EngineParts = {
     readonly defaultHandler: string;
     /** Sizes of microVMs and programs of OCI runtimes, by handler. @default the handler's name is the program */
     readonly runtimes?: ReadonlyMap<string, RuntimeConfig>;
+    /** @default true */
+    readonly enableCriuSupport?: boolean;
   };
   readonly images: ImageService;
   readonly network: NetworkService;

@@ -4,6 +4,8 @@ import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { TinderboxError } from "../base/errors.ts";
 import type { AttachOptions, ProcessStreams, Sandbox } from "../sandbox/contract.ts";
+import { checkpointContainer, checkpointSupport } from "./checkpoint-container.ts";
+import { recoverCheckpoints } from "./checkpoint-journal.ts";
 import type {
   Container,
   ContainerUsage,
@@ -157,6 +159,16 @@ class TinderboxEngine implements Engine {
     updatePodResources(this.#state.pod(podId).stored, resources, overhead);
   }
 
+  checkpointSupport(
+    ...[handler]: Parameters<Engine["checkpointSupport"]>
+  ): ReturnType<Engine["checkpointSupport"]> {
+    return checkpointSupport(this.#state, handler);
+  }
+
+  async checkpointContainer(...[id, ...how]: Parameters<Engine["checkpointContainer"]>): Promise<void> {
+    await checkpointContainer(this.#state, this.#state.container(id), ...how);
+  }
+
   async podUsage(podId: string): Promise<PodUsage> {
     return podUsageOf(this.#state, this.#state.pod(podId).stored.pod.id);
   }
@@ -208,6 +220,7 @@ export async function openEngine(parts: EngineParts): Promise<Engine> {
       }),
     );
   try {
+    await recoverCheckpoints(parts.config.root, parts.logger);
     await recover(state);
   } catch (cause) {
     state.store.close();

@@ -20,6 +20,7 @@ import {
 } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
 import type {
   AttachOptions,
+  ContainerFiles,
   ContainerSpec,
   ExecOptions,
   PreparedMount,
@@ -61,6 +62,8 @@ export type Place = {
     remove(containerId: string): Promise<void>;
     close(): Promise<void>;
   };
+  /** Host: where a container's files are. */
+  containerFiles?(containerId: string): ContainerFiles;
   /** Ends the place and cleans up. */
   destroy(askAgent: () => Promise<void>): Promise<void>;
   /** A sentence on what became of it. */
@@ -263,6 +266,10 @@ export class AgentSandbox implements Sandbox {
     if (response.body.case !== "podStats")
       throw new TinderboxError("AGENT", "stats of the pod: the agent's answer has none");
     return response.body.value;
+  }
+
+  containerFiles(id: string): ContainerFiles | undefined {
+    return this.#place.containerFiles?.(id);
   }
 
   /** Opens a stream on a connection of its own. */

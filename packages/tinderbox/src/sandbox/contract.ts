@@ -86,6 +86,17 @@ export type ContainerSpec = {
   readonly files: readonly { readonly name: string; readonly content: Uint8Array; readonly mode: number }[];
 };
 
+/** Absolute paths of what a container on the host is made of, and the OCI runtime that knows it */
+export type ContainerFiles = {
+  readonly runtime: string;
+  /** Its `--root` */
+  readonly runtimeRoot: string;
+  /** `config.json`, and `rootfs`, where the root file system is mounted */
+  readonly bundle: string;
+  /** `upper` in it is what the container changed of the image */
+  readonly upper: string;
+};
+
 export type ExecOptions = {
   readonly processJson: object;
   readonly stdin: boolean;
@@ -134,6 +145,8 @@ export type Sandbox = {
   updateContainer(id: string, resourcesJson: object, oomScoreAdj: number | undefined): Promise<void>;
   containerStats(id: string): Promise<ContainerStats>;
   podStats(): Promise<PodStats>;
+  /** What a host sandbox has of a container; undefined in a microVM. */
+  containerFiles(id: string): ContainerFiles | undefined;
   exec(id: string, options: ExecOptions): Promise<ProcessStreams>;
   attach(id: string, options: AttachOptions): Promise<ProcessStreams>;
   /** A connection to localhost:port in the pod. */

@@ -97,6 +97,12 @@ export function createHostSandboxFactory(options: HostSandboxOptions): SandboxFa
         await rm(upper(containerId), { recursive: true, force: true });
         await mounts.release(record.directory, containerId);
       },
+      containerFiles: (id) => ({
+        runtime: record.spec.runtime,
+        runtimeRoot: join(record.directory, "agent", "oci"),
+        bundle: join(record.directory, "agent", "containers", id),
+        upper: upper(id),
+      }),
       async destroy(askAgent) {
         await askAgent().catch(() => {});
         // It answers before it has ended; killing it a little late costs nothing, too early would cut its cleaning up.
