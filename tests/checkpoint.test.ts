@@ -22,6 +22,7 @@ import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { type TestContainer, TestCri } from "./support/cri-client.ts";
 import { startDaemon, type TestDaemon } from "./support/daemon.ts";
 import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import { hasEnded } from "./support/process-tree.ts";
 import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
 
 /** Any other CRIU may be tried: `CRIU_BIN=/usr/sbin node --test tests/checkpoint.test.ts`. */
@@ -136,7 +137,7 @@ describe("checkpoints", { skip }, () => {
     cni.remove();
     rmSync(work, { recursive: true, force: true });
   };
-  const isDown = false;
+  let isDown = false;
   after(async () => {
     if (!isDown) await tearDown();
   });
@@ -205,7 +206,7 @@ describe("checkpoints", { skip }, () => {
     );
     const spec = JSON.parse(readFileSync(join(bundle, "spec.dump"), "utf8"));
     spec.root.path = rootfs;
-    spec.linux.cgroupsPath = "/tinderbox-test/restored";
+    spec.linux.cgroupsPath = "/tinderbox-restored";
     writeFileSync(join(bundle, "config.json"), JSON.stringify(spec));
     rmSync(join(rootfs, "data/n"));
     const root = join(work, "runc");
@@ -234,5 +235,215 @@ describe("checkpoints", { skip }, () => {
       rmSync(location);
     }
     await goesOn();
+  });
+
+  test("a connection of the container lives through its checkpoint", async () => {
+    const talk = "nc -l -p 7777 -e sleep 1000 & sleep 0.2; sleep 1000 | nc 127.0.0.1 7777";
+    const talker = await cri.start(podId, config, image, { command: ["sh", "-c", talk] });
+    const ends = async (): Promise<string[]> =>
+      (await cri.output(talker, "netstat", "-tn"))
+        .split("\n")
+        .filter((line) => /:7777 .*ESTABLISHED/.test(line));
+    for (let tries = 0; (await ends()).length < 2 && tries < 100; tries++) await delay(50);
+    assert.equal((await ends()).length, 2);
+    const location = join(out, "talker.tar");
+    if (canDumpSockets()) await checkpoint(location, talker.id);
+    else await assert.rejects(checkpoint(location, talker.id), /criu: sockets: Can't get 1:16 opt/);
+    assert.equal((await ends()).length, 2);
+    nothingIsLeft(...(canDumpSockets() ? ["talker.tar"] : []));
+    rmSync(location, { force: true });
+    await cri.runtime.callUnary("removeContainer", { containerId: talker.id });
+  });
+
+  test("what cannot be checkpointed is refused by its reason, and nothing is made", async () => {
+    const location = join(out, "no.tar");
+    const created = await cri.create(podId, config, image);
+    const [machine, other] = [cri.podConfig(), cri.podConfig()];
+    const [machinePod, crunPod] = [
+      await cri.runPod("firecracker", machine),
+      await cri.runPod("crun", other),
+    ];
+    const inMachine = await cri.start(machinePod, machine, image);
+    const byCrun = await cri.start(crunPod, other, image);
+    symlinkSync(join(work, "elsewhere"), join(out, "link"));
+    mkdirSync(join(out, "directory"));
+    // What crun says of itself decides.
+    const { stdout } = spawnSync("crun", ["--version"], { encoding: "utf8" });
+    const rows: readonly (readonly [string, string, string, RegExp])[] = [
+      ["no.tar", main.id, "INVALID", /^location: "no\.tar" .*absolute/],
+      [`${out}/../no.tar`, main.id, "INVALID", /^location: /],
+      [`${out}/`, main.id, "INVALID", /the path of a file/],
+      [`${out}/none/no.tar`, main.id, "INVALID", /its directory must be there/],
+      [`${out}/link`, main.id, "INVALID", /no regular file/],
+      [`${out}/directory`, main.id, "INVALID", /no regular file/],
+      ["/dev/null", main.id, "INVALID", /no regular file/],
+      [location, "0123456789abcdef", "NOT_FOUND", /0123456789abcdef/],
+      [location, created.id, "WRONG_STATE", /is created; it must be running/],
+      [
+        location,
+        inMachine.id,
+        "UNSUPPORTED",
+        /handler firecracker are not checkpointed: a guest has no CRIU/,
+      ],
+      ...(stdout.includes("+CRIU")
+        ? []
+        : ([[location, byCrun.id, "UNSUPPORTED", /crun \S+ is built without CRIU: .* no \+CRIU/]] as const)),
+    ];
+    for (const [where, id, code, message] of rows)
+      await assert.rejects(checkpoint(where, id), { code, message }, where);
+    await assert.rejects(checkpoint(location, main.id, -1n), { code: "INVALID", message: /^timeout/ });
+    assert.ok(!existsSync(join(work, "elsewhere")));
+    nothingIsLeft("directory", "link");
+    rmSync(join(out, "link"));
+    rmSync(join(out, "directory"), { recursive: true });
+    for (const pod of [machinePod, crunPod]) {
+      await cri.runtime.callUnary("stopPodSandbox", { podSandboxId: pod });
+      await cri.runtime.callUnary("removePodSandbox", { podSandboxId: pod });
+    }
+    await cri.runtime.callUnary("removeContainer", { containerId: created.id });
+    await goesOn();
+  });
+
+  test("what CRIU cannot dump is told in its own words, and what finds no room in tar's", async () => {
+    const device = { containerPath: "/dev/control", hostPath: "/dev/loop-control", permissions: "rw" };
+    const command = ["sh", "-c", "exec sleep 1000 </dev/control"];
+    const odd = await cri.start(podId, config, image, { command, devices: [device] });
+    await assert.rejects(checkpoint(join(out, "odd.tar"), odd.id), {
+      code: "RUNTIME",
+      message: /checkpoint: criu failed.*: criu: .*(Can't dump file|chr|dev)/s,
+    });
+    assert.equal((await cri.exec(odd, "true")).exitCode, 0);
+    await cri.runtime.callUnary("removeContainer", { containerId: odd.id });
+    nothingIsLeft();
+
+    const small = join(work, "small");
+    mkdirSync(small);
+    const mount = (...args: readonly string[]): void =>
+      assert.equal(spawnSync(args[0] ?? "", args.slice(1)).status, 0);
+    mount("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small);
+    try {
+      await assert.rejects(checkpoint(join(small, "x.tar")), /tar: .*(No space left|Wrote only)/);
+      assert.deepEqual(readdirSync(small), []);
+      writeFileSync(join(small, "filler"), Buffer.alloc(250 << 10));
+      await assert.rejects(checkpoint(join(small, "x.tar")), {
+        code: "LIMIT",
+        message: /needs at least \d+ bytes; .*small has \d+/,
+      });
+      assert.deepEqual(readdirSync(small), ["filler"]);
+    } finally {
+      mount("umount", small);
+    }
+    nothingIsLeft();
+    await goesOn();
+  });
+
+  test("an end of the time, of the caller and of the daemon leave nothing, and the container goes on", async () => {
+    await stop();
+    await start(slowCriu());
+    const location = join(out, "late.tar");
+    await assert.rejects(checkpoint(location, main.id, 1n), {
+      code: "TIMEOUT",
+      message: /no checkpoint after 1000 ms/,
+    });
+    nothingIsLeft();
+    await goesOn();
+
+    /** The process that does it, once it has begun. */
+    const helper = async (): Promise<number> => {
+      const journal = join(work, "root", "checkpoints", main.id, ".journal.json");
+      for (let tries = 0; tries < 200; tries++) {
+        const text = existsSync(journal) ? readFileSync(journal, "utf8") : "{}";
+        const pid: unknown = JSON.parse(text).process?.pid;
+        // It has begun when the runtime has made CRIU's directory.
+        if (typeof pid === "number" && existsSync(join(work, "root", "checkpoints", main.id, "checkpoint")))
+          return pid;
+        await delay(20);
+      }
+      return assert.fail("no checkpoint has begun");
+    };
+    const begin = (options: { signal?: AbortSignal } = {}) => {
+      const request = { containerId: main.id, location, timeout: 60n };
+      const call = cri.runtime.callUnary("checkpointContainer", request, options);
+      call.catch(() => {});
+      return call;
+    };
+
+    const caller = new AbortController();
+    const abandoned = begin({ signal: caller.signal });
+    await helper();
+    await assert.rejects(checkpoint(location), { code: "WRONG_STATE", message: /checkpointed already/ });
+    caller.abort();
+    await assert.rejects(abandoned);
+    // Nobody is told when it is over: the next one may begin.
+    for (let tries = 0; readdirSync(join(work, "root", "checkpoints")).length > 0 && tries < 200; tries++)
+      await delay(50);
+    nothingIsLeft();
+    await goesOn();
+
+    // The daemon alone: what does it hears of that, and lets go.
+    begin();
+    const orphan = await helper();
+    await daemon.kill9();
+    cri[Symbol.dispose]();
+    for (let tries = 0; !hasEnded(String(orphan)) && tries < 200; tries++) await delay(50);
+    assert.ok(hasEnded(String(orphan)));
+    await start(criu);
+    nothingIsLeft();
+    await goesOn();
+
+    // Both, in the middle: the next daemon lets the container go on.
+    await stop();
+    await start(slowCriu());
+    begin();
+    const killed = await helper();
+    daemon.child.kill("SIGSTOP");
+    process.kill(killed, "SIGKILL");
+    await daemon.kill9();
+    cri[Symbol.dispose]();
+    await start(criu);
+    nothingIsLeft();
+    await goesOn();
+    const whole = join(out, "whole.tar");
+    await checkpoint(whole);
+    nothingIsLeft("whole.tar");
+    rmSync(whole);
+  });
+
+  test("Status says which handlers can, and a setting or a host without CRIU that none can", async () => {
+    const told = async () => {
+      const { info } = await cri.runtime.callUnary("status", { verbose: true });
+      const handlers: readonly { name: string; checkpoint: object }[] = JSON.parse(info["handlers"] ?? "[]");
+      return Object.fromEntries(handlers.map(({ name, checkpoint: can }) => [name, JSON.stringify(can)]));
+    };
+    assert.match((await told())["runc"] ?? "", /"supported":true,"criu":"\d/);
+    assert.match((await told())["firecracker"] ?? "", /"supported":false,"reason":"a guest has no CRIU"/);
+    await stop();
+    await start(criu, "enable_criu_support = false");
+    assert.match((await told())["runc"] ?? "", /enable_criu_support is false/);
+    await assert.rejects(checkpoint(join(out, "x.tar")), {
+      code: "UNSUPPORTED",
+      message: /enable_criu_support is false/,
+    });
+    await stop();
+    // One that says why it cannot work here, as `criu check` does.
+    const broken = join(work, "broken");
+    mkdirSync(broken);
+    const script =
+      "#!/bin/sh\n[ $1 = --version ] && exec echo Version: 1.0\necho 'Error (x.c:1): no such kernel'; exit 1\n";
+    writeFileSync(join(broken, "criu"), script, { mode: 0o755 });
+    await start(broken);
+    await assert.rejects(checkpoint(join(out, "x.tar")), {
+      code: "UNSUPPORTED",
+      message: /criu 1\.0 does not work on this kernel: `criu check` says Error \(x\.c:1\): no such kernel/,
+    });
+    nothingIsLeft();
+  });
+
+  test("nothing is left", async () => {
+    await tearDown();
+    isDown = true;
+    const differences = diffSnapshots(snapshot, snapshotHost([]));
+    const leaked = differences.filter(({ added }) => added.length > 0);
+    assert.deepEqual(leaked, [], formatDiff(snapshot, differences));
   });
 });
