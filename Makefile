@@ -31,7 +31,7 @@ contract: ## Firecracker's API against any binary: FIRECRACKER_BIN=... make cont
 	@tools/test.sh contract
 
 e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and VMM
-	@tools/setup.sh clients kubelet criu node22
+	@tools/setup.sh clients kubelet checkpoint node22
 	@tools/test.sh e2e
 
 conformance: build ## Kubernetes' critest on a handler (HANDLER=crun|runc|firecracker, ARGS="--websocket")

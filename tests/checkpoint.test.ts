@@ -27,7 +27,10 @@ import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
 
 /** Any other CRIU may be tried: `CRIU_BIN=/usr/sbin node --test tests/checkpoint.test.ts`. */
 const criu = process.env["CRIU_BIN"] ?? join(import.meta.dirname, "../.cache/criu/bin");
-const skip = existsSync(join(criu, "criu")) ? false : "tools/setup.sh criu has none for this machine";
+const skip = existsSync(join(criu, "criu"))
+  ? false
+  : "tools/setup.sh checkpoint has no CRIU for this machine";
+const checkpointctl = join(import.meta.dirname, "clients-checkpointctl/bin/checkpointctl");
 
 /** Counts in its memory alone, and says where it is in a file. */
 const counter = [
@@ -183,6 +186,16 @@ describe("checkpoints", { skip }, () => {
       encoding: "utf8",
     });
     assert.ok(Number(stdout) >= earlier, `${stdout} after ${earlier}`);
+    // What others read it with.
+    const inspect = ["inspect", "--all", "--format", "json", location];
+    const read = spawnSync(checkpointctl, inspect, { encoding: "utf8" });
+    assert.equal(read.status, 0, read.stderr);
+    const [seen] = JSON.parse(read.stdout);
+    assert.deepEqual(
+      [seen.id, seen.image, seen.runtime, seen.metadata.pod_name, seen.process_tree.command],
+      [main.id, image, "runc", config.metadata?.name, "sh"],
+      read.stdout,
+    );
     rmSync(location);
   });
 
@@ -259,10 +272,7 @@ describe("checkpoints", { skip }, () => {
     const location = join(out, "no.tar");
     const created = await cri.create(podId, config, image);
     const [machine, other] = [cri.podConfig(), cri.podConfig()];
-    const [machinePod, crunPod] = [
-      await cri.runPod("firecracker", machine),
-      await cri.runPod("crun", other),
-    ];
+    const [machinePod, crunPod] = [await cri.runPod("firecracker", machine), await cri.runPod("crun", other)];
     const inMachine = await cri.start(machinePod, machine, image);
     const byCrun = await cri.start(crunPod, other, image);
     symlinkSync(join(work, "elsewhere"), join(out, "link"));

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set-up for the Makefile: brings what one target needs, says what and why, and does nothing that is done already.
-#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | clients | kubelet | criu | node22 | conformance | peers | guest
+#   tools/setup.sh WHAT...      WHAT: packages | cgroups | node | native | clients | kubelet | checkpoint | node22 | conformance | peers | guest
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 root=$PWD
@@ -109,19 +109,23 @@ kubelet() {
 }
 
 # Debian 12's criu 3.17 knows no kernel from 6.13 on. Debian 13's is unpacked, not installed, and brings its own C library.
-criu() {
+checkpoint() {
   [ "$(uname -m)" = x86_64 ] || return 0
-  [ -x .cache/criu/bin/criu ] && return 0
-  step "criu" "checkpoints, from Debian 13, unpacked" sh -ec '
-    rm -rf .cache/criu .cache/criu.new
-    mmdebstrap --variant=extract --include=criu trixie .cache/criu.new
-    rm -rf .cache/criu.new/bin && mkdir .cache/criu.new/bin
-    cat >.cache/criu.new/bin/criu <<\END
+  if [ ! -x .cache/criu/bin/criu ]; then
+    step "criu" "checkpoints of containers, from Debian 13, unpacked" sh -ec '
+      rm -rf .cache/criu .cache/criu.new
+      mmdebstrap --variant=extract --include=criu trixie .cache/criu.new
+      mkdir .cache/criu.new/bin
+      cat >.cache/criu.new/bin/criu <<\END
 #!/bin/sh
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 exec "$root/usr/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" "$root/usr/sbin/criu" "$@"
 END
-    chmod 755 .cache/criu.new/bin/criu && .cache/criu.new/bin/criu --version && mv .cache/criu.new .cache/criu'
+      chmod 755 .cache/criu.new/bin/criu && .cache/criu.new/bin/criu --version && mv .cache/criu.new .cache/criu'
+  fi
+  newer tests/clients-checkpointctl/bin/checkpointctl tests/clients-checkpointctl/go.mod tests/clients-checkpointctl/go.sum && return 0
+  step "checkpointctl v1.6.0" "what others read checkpoint archives with, from the Go module proxy" \
+    env -C tests/clients-checkpointctl CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/checkpointctl github.com/checkpoint-restore/checkpointctl
 }
 
 # critest, the program that runs its specs side by side, and what its images are made of. Nothing is installed: Debian's
@@ -170,7 +174,7 @@ guest() {
 
 for what in "$@"; do
   case $what in
-    packages | cgroups | node | native | clients | kubelet | criu | node22 | conformance | peers | guest) "$what" ;;
-    *) echo "setup: unknown part '$what'; one of: packages cgroups node native clients kubelet criu node22 conformance peers guest" >&2; exit 2 ;;
+    packages | cgroups | node | native | clients | kubelet | checkpoint | node22 | conformance | peers | guest) "$what" ;;
+    *) echo "setup: unknown part '$what'; one of: packages cgroups node native clients kubelet checkpoint node22 conformance peers guest" >&2; exit 2 ;;
   esac
 done
