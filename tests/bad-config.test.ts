@@ -35,11 +35,11 @@ writeFileSync(noProgram, "#!/bin/sh\n");
 const mistakes: readonly (readonly [string, string])[] = [
   [
     'rot = "/a"',
-    "rot: unknown key; did you mean root? known here: root, state, listen, log_level, default_runtime, runtimes, cni, metrics, registries",
+    "rot: unknown key; did you mean root? known here: root, state, listen, log_level, default_runtime, runtimes, enable_criu_support, cni, metrics, registries",
   ],
   [
     "zzzzzzzzz = 1",
-    "zzzzzzzzz: unknown key; known here: root, state, listen, log_level, default_runtime, runtimes, cni, metrics, registries",
+    "zzzzzzzzz: unknown key; known here: root, state, listen, log_level, default_runtime, runtimes, enable_criu_support, cni, metrics, registries",
   ],
   ["root = 5", `root: 5: ${path}`],
   ['root = ""', `root: "": ${notRoot}`],
@@ -51,6 +51,7 @@ const mistakes: readonly (readonly [string, string])[] = [
     'root = "/run/tinderbox/x"',
     'root: "/run/tinderbox/x": a directory outside state, which a reboot empties',
   ],
+  ['enable_criu_support = "yes"', 'enable_criu_support: "yes": true or false'],
   ["state = true", `state: true: ${path}`],
   ['listen = ["/x"]', `listen: ["/x"]: ${path}`],
   ['listen = "/run/\\u0000x"', `listen: "/run/\\u0000x": ${notRoot}`],

@@ -222,10 +222,10 @@ const otherCases: readonly Case[] = [
     /not ready/,
   ],
   [
-    "checkpointContainer: not offered",
+    "checkpointContainer: nowhere",
     () => cri.runtime.callUnary("checkpointContainer", { containerId: cri.ids.running }),
-    "UNSUPPORTED",
-    /containers are not checkpointed/,
+    "INVALID",
+    /^location: ""/,
   ],
   ["imageStatus: nothing", () => cri.images.callUnary("imageStatus", {}), "INVALID", /^image: missing/],
   [
