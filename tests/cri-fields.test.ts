@@ -200,7 +200,10 @@ describe("fields of the CRI", () => {
       test("a container that is given no huge pages may use none, of sizes that there are", async () => {
         const hugepageLimits = ["2MB", "1GB"].map((pageSize) => ({ pageSize, limit: 0n }));
         const without = await cri.start(podId, config, image, {
-          linux: { securityContext: ownPid, resources: { hugepageLimits } },
+          linux: {
+            securityContext: { ...ownPid, runAsUser: { value: 1000n } },
+            resources: { hugepageLimits },
+          },
         });
         const files = "/sys/fs/cgroup/hugetlb.2MB.max /sys/fs/cgroup/hugetlb/hugetlb.2MB.limit_in_bytes";
         assert.equal(await cri.output(without, "sh", "-c", `cat ${files} 2>/dev/null || true`), "0\n");
@@ -208,6 +211,12 @@ describe("fields of the CRI", () => {
           containerId: without.id,
           linux: { hugepageLimits, memoryLimitInBytes: memory },
         });
+        // Of a user's process, too, whose limits not everybody may ask for.
+        const { podMetrics } = await cri.runtime.callUnary("listPodSandboxMetrics", {});
+        const own = podMetrics
+          .flatMap(({ containerMetrics }) => containerMetrics)
+          .find(({ containerId }) => containerId === without.id);
+        assert.ok(own?.metrics.some(({ name }) => name === "container_ulimits_soft"));
       });
 
       test("statistics of the pod have its network and its container's writable layer", async () => {

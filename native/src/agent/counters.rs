@@ -156,15 +156,15 @@ fn count_file_system(directory: &Path, counters: &mut Counters) {
     }
 }
 
-/// How many files a process may have open; None when it has ended, or there is no limit.
+/// How many files a process may have open; None when it has ended, or there is no limit. Read, not asked by prlimit: of
+/// another user's process that takes CAP_SYS_RESOURCE.
 fn open_files_limit(pid: i32) -> Option<u64> {
-    // 0 would be ourselves.
-    if pid <= 0 {
-        return None;
-    }
-    let mut limit: libc::rlimit = unsafe { std::mem::zeroed() };
-    let asked = unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limit) };
-    (asked == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    soft_limit(&fs::read_to_string(format!("/proc/{pid}/limits")).ok()?, "Max open files")
+}
+
+/// `Max open files            1024                 524288               files`
+fn soft_limit(limits: &str, name: &str) -> Option<u64> {
+    limits.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Adds everything to the basic figures of a container, whose first process is `pid`.
@@ -218,6 +218,8 @@ mod tests {
     fn the_limit_of_open_files_of_a_process() {
         assert!(open_files_limit(std::process::id() as i32).is_some_and(|limit| limit > 0));
         assert_eq!((open_files_limit(i32::MAX), open_files_limit(0)), (None, None));
+        let text = "Limit   Soft Limit  Hard Limit  Units\nMax processes  unlimited  7  processes\nMax open files  1024  9  files\n";
+        assert_eq!((soft_limit(text, "Max open files"), soft_limit(text, "Max processes")), (Some(1024), None));
     }
 
     #[test]
