@@ -102,7 +102,8 @@ describe("checkpoints", { skip }, () => {
   };
   const nothingIsLeft = (...kept: readonly string[]): void => {
     assert.deepEqual(readdirSync(out).sort(), [...kept].sort());
-    assert.deepEqual(readdirSync(join(work, "root", "checkpoints")), []);
+    const parts = join(work, "root", "checkpoints");
+    assert.deepEqual(existsSync(parts) ? readdirSync(parts) : [], []);
   };
   /** Programs of its own for a daemon: a `criu` that is the real one, but takes its time to begin a dump. */
   const slowCriu = (): string => {
@@ -114,6 +115,20 @@ describe("checkpoints", { skip }, () => {
       { mode: 0o755 },
     );
     return directory;
+  };
+
+  /** The process of a checkpoint, once the runtime has begun with it. */
+  const helper = async (containerId = main.id): Promise<number> => {
+    const parts = join(work, "root", "checkpoints", containerId);
+    const journal = join(parts, ".journal.json");
+    for (let tries = 0; tries < 200; tries++) {
+      const pid: unknown = existsSync(journal)
+        ? JSON.parse(readFileSync(journal, "utf8")).process?.pid
+        : undefined;
+      if (typeof pid === "number" && existsSync(join(parts, "checkpoint"))) return pid;
+      await delay(20);
+    }
+    return assert.fail("no checkpoint has begun");
   };
 
   before(async () => {
@@ -358,19 +373,6 @@ describe("checkpoints", { skip }, () => {
     nothingIsLeft();
     await goesOn();
 
-    /** The process that does it, once it has begun. */
-    const helper = async (): Promise<number> => {
-      const journal = join(work, "root", "checkpoints", main.id, ".journal.json");
-      for (let tries = 0; tries < 200; tries++) {
-        const text = existsSync(journal) ? readFileSync(journal, "utf8") : "{}";
-        const pid: unknown = JSON.parse(text).process?.pid;
-        // It has begun when the runtime has made CRIU's directory.
-        if (typeof pid === "number" && existsSync(join(work, "root", "checkpoints", main.id, "checkpoint")))
-          return pid;
-        await delay(20);
-      }
-      return assert.fail("no checkpoint has begun");
-    };
     const begin = (options: { signal?: AbortSignal } = {}) => {
       const request = { containerId: main.id, location, timeout: 60n };
       const call = cri.runtime.callUnary("checkpointContainer", request, options);
@@ -412,7 +414,26 @@ describe("checkpoints", { skip }, () => {
     cri[Symbol.dispose]();
     await start(criu);
     nothingIsLeft();
+    assert.throws(() => process.kill(-killed, 0), /ESRCH/, "the runtime and CRIU have ended");
     await goesOn();
+
+    // The pod's end is not held up.
+    await stop();
+    await start(slowCriu());
+    const metadata = { name: "doomed", namespace: "test", uid: "doomed", attempt: 0 };
+    const other = cri.podConfig({ metadata });
+    const doomedPod = await cri.runPod("runc", other);
+    const doomed = await cri.start(doomedPod, other, image);
+    const lost = cri.runtime.callUnary("checkpointContainer", { containerId: doomed.id, location });
+    lost.catch(() => {});
+    await helper(doomed.id);
+    await cri.runtime.callUnary("stopContainer", { containerId: doomed.id, timeout: 0n });
+    await cri.runtime.callUnary("stopPodSandbox", { podSandboxId: doomedPod });
+    await cri.runtime.callUnary("removePodSandbox", { podSandboxId: doomedPod });
+    await assert.rejects(lost, { code: "RUNTIME" });
+    nothingIsLeft();
+    await stop();
+    await start(criu);
     const whole = join(out, "whole.tar");
     await checkpoint(whole);
     nothingIsLeft("whole.tar");

@@ -4,12 +4,7 @@ import { once } from "node:events";
 import { setTimeout as delay } from "node:timers/promises";
 import { TinderboxError } from "../../base/errors.ts";
 import { nativeProgram } from "../../base/paths.ts";
-import {
-  identifyProcess,
-  isAlive,
-  type ProcessIdentity,
-  signalProcess,
-} from "../../base/process-identity.ts";
+import { identifyProcess, type ProcessIdentity, signalProcess } from "../../base/process-identity.ts";
 import { tryRun } from "../../native/run.ts";
 import type { ContainerFiles } from "../contract.ts";
 
@@ -27,6 +22,21 @@ export type CheckpointProcess = {
 };
 
 const maxSaidBytes = 64 << 10;
+
+/** How long whatever a checkpoint has started may take to let go of the container */
+const letGoMs = 45_000;
+
+/** Waits for the runtime and CRIU of one that was killed: they are in its process group, and end by themselves. */
+async function groupEnded(leader: number): Promise<void> {
+  for (let waited = 0; waited < letGoMs; waited += 20) {
+    try {
+      process.kill(-leader, 0);
+    } catch {
+      return;
+    }
+    await delay(20);
+  }
+}
 
 /** Lets a container go on that a killed checkpoint left standing; fine when it runs or is gone. */
 export async function resumeContainer(
@@ -70,7 +80,10 @@ export async function runCheckpoint(what: CheckpointProcess): Promise<void> {
     signal.removeEventListener("abort", stop),
   );
   if (code === 0) return;
-  if (killedBy !== null) await resumeContainer(files, containerId);
+  if (killedBy !== null) {
+    if (identity) await groupEnded(identity.pid);
+    await resumeContainer(files, containerId);
+  }
   const text = Buffer.concat(said)
     .toString("utf8")
     .trim()
@@ -87,7 +100,9 @@ export async function endCheckpoint(
   containerId: string,
   identity: ProcessIdentity | undefined,
 ): Promise<void> {
-  if (identity && signalProcess(identity, "SIGTERM"))
-    for (let waited = 0; waited < 45_000 && isAlive(identity); waited += 10) await delay(10);
+  if (identity) {
+    signalProcess(identity, "SIGTERM");
+    await groupEnded(identity.pid);
+  }
   await resumeContainer(files, containerId);
 }
