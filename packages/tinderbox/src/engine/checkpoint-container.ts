@@ -55,9 +55,22 @@ async function checkRoom(state: EngineState, entry: ContainerEntry, directories:
   }
 }
 
-/** CRIU's own words on a failure, the first of which is the reason. */
+/** The last bytes of a file, "" when there is none. */
+async function tailOf(path: string, bytes: number): Promise<string> {
+  const file = await open(path, "r").catch(() => undefined);
+  if (file === undefined) return "";
+  try {
+    const from = Math.max(0, (await file.stat()).size - bytes);
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(bytes), 0, bytes, from);
+    return buffer.toString("utf8", 0, bytesRead);
+  } finally {
+    await file.close();
+  }
+}
+
+/** CRIU's own words on a failure, the first of which is the reason; it gives up soon after. */
 async function criuErrors(directory: string): Promise<string> {
-  const log = await readFile(join(directory, "dump.log"), "utf8").catch(() => "");
+  const log = await tailOf(join(directory, "dump.log"), 256 << 10);
   const lines = log.split("\n").flatMap((line) => /Error \([^)]*\): (.*)/.exec(line)?.[1] ?? []);
   // It raises its own limit if it may; that it may not is no failure.
   const reasons = lines.filter((line) => !line.startsWith("rlimit: "));
