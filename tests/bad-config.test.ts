@@ -35,11 +35,11 @@ writeFileSync(noProgram, "#!/bin/sh\n");
 const mistakes: readonly (readonly [string, string])[] = [
   [
     'rot = "/a"',
-    "rot: unknown key; did you mean root? known here: root, state, listen, log_level, default_runtime, runtimes, cni, metrics, registries",
+    "rot: unknown key; did you mean root? known here: root, state, listen, log_level, default_runtime, runtimes, cni, metrics, images, registries",
   ],
   [
     "zzzzzzzzz = 1",
-    "zzzzzzzzz: unknown key; known here: root, state, listen, log_level, default_runtime, runtimes, cni, metrics, registries",
+    "zzzzzzzzz: unknown key; known here: root, state, listen, log_level, default_runtime, runtimes, cni, metrics, images, registries",
   ],
   ["root = 5", `root: 5: ${path}`],
   ['root = ""', `root: "": ${notRoot}`],

@@ -8,6 +8,7 @@ import { after, afterEach, before, beforeEach, describe, test } from "node:test"
 import { createLogger } from "../packages/tinderbox/src/base/log.ts";
 import type { ImageService, RegistryAuth } from "../packages/tinderbox/src/image/contract.ts";
 import { openImageService } from "../packages/tinderbox/src/image/image-service.ts";
+import { defaultImageSettings } from "../packages/tinderbox/src/image/image-settings.ts";
 import { mediaTypes, ownArchitecture, sha256 } from "./support/oci-layout.ts";
 import { type Exchange, OwnRegistry } from "./support/own-registry.ts";
 
@@ -32,7 +33,7 @@ const left = (): string[] =>
 async function openImages(mirrors: readonly string[] = []): Promise<ImageService> {
   return await openImageService({
     root,
-    registries: new Map([[registry.host, { mirrors }]]),
+    settings: () => ({ ...defaultImageSettings, registries: new Map([[registry.host, { mirrors }]]) }),
     logger: createLogger({ level: "error", format: "text" }),
     patience,
   });

@@ -1,4 +1,5 @@
 /** What the daemon does without a configuration file. */
+import { defaultImageSettings } from "../image/image-settings.ts";
 import type { DaemonConfig, RuntimeConfig } from "./config.ts";
 
 /** Read when `--config` is not given, if it exists. */
@@ -30,5 +31,5 @@ export const defaultConfig: DaemonConfig = {
   runtimes: new Map(runtimes.map((runtime) => [runtime.name, runtime])),
   cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"] },
   metrics: { listen: "" },
-  registries: new Map(),
+  images: defaultImageSettings,
 };

@@ -39,7 +39,10 @@ mirrors = ["http://127.0.0.1:5000"]
 test("parseConfig: the example is the defaults and a mirror", () => {
   assert.deepEqual(parseConfig(example, "f"), {
     ...defaultConfig,
-    registries: new Map([["registry.k8s.io", { mirrors: ["http://127.0.0.1:5000"] }]]),
+    images: {
+      ...defaultConfig.images,
+      registries: new Map([["registry.k8s.io", { mirrors: ["http://127.0.0.1:5000"] }]]),
+    },
   });
 });
 
@@ -138,7 +141,7 @@ test("loadConfig: drop-ins replace single keys, runtimes and registries, in the 
   assert.equal(config.logLevel, "warn");
   assert.deepEqual(config.runtimes.get("crun"), { type: "oci", name: "crun", path: "crun-b" });
   assert.ok(config.runtimes.has("firecracker"));
-  assert.deepEqual([...config.registries.keys()], ["registry.k8s.io", "docker.io"]);
+  assert.deepEqual([...config.images.registries.keys()], ["registry.k8s.io", "docker.io"]);
   assert.deepEqual(config.cni, { confDir: "/c", binDirs: defaultConfig.cni.binDirs });
   dropIn("50-bad.toml", "root = 5");
   assert.throws(() => loadConfig(file), { code: "CONFIG", message: /50-bad\.toml: root: 5/ });

@@ -45,16 +45,19 @@ const attempts = 4;
 /** A download that got this much further may be cut again. */
 const progressBytes = 1 << 20;
 const maxPauseMs = 10_000;
+/** A registry that wants to be left alone for longer gets its way: the pull fails, and who asked for it asks again. */
+const maxRetryAfterMs = 30_000;
 
 export type RegistryOptions = {
   readonly mirrors: readonly string[];
-  readonly auth: RegistryAuth | undefined;
+  /** Asked when an endpoint wants credentials; those of one are never for another */
+  readonly credentials: (endpoint: Endpoint) => Promise<RegistryAuth | undefined>;
   readonly signal: AbortSignal;
   /** @default defaultPatience */
   readonly patience?: Patience;
 };
 
-type Endpoint = { readonly url: string; readonly isMirror: boolean };
+export type Endpoint = { readonly url: string; readonly isMirror: boolean };
 
 function isLoopback(host: string): boolean {
   return /^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$/.test(host);
@@ -170,8 +173,10 @@ export class RegistryClient implements ImageOrigin {
         if (!(cause instanceof PassingFault)) throw cause;
         if (progressed()) attempt = 1;
         else if (attempt >= (endpoint.isMirror ? 1 : attempts)) throw cause;
-        const wait = cause.retryAfterMs ?? this.#patience.pauseMs * 2 ** (attempt - 1);
-        await pause(Math.min(wait, maxPauseMs), signal);
+        const { retryAfterMs } = cause;
+        if (retryAfterMs !== undefined && retryAfterMs > maxRetryAfterMs) throw cause;
+        const wait = Math.min(this.#patience.pauseMs * 2 ** (attempt - 1), maxPauseMs);
+        await pause(retryAfterMs ?? wait, signal);
       }
     }
   }
@@ -209,7 +214,7 @@ export class RegistryClient implements ImageOrigin {
     headers: Record<string, string>,
     http: HttpOptions,
   ): Promise<Response> {
-    const { url, isMirror } = endpoint;
+    const { url } = endpoint;
     const { repository } = this.#reference;
     for (let mayAuthorize = true; ; mayAuthorize = false) {
       const authorization = this.#authorizations.get(url);
@@ -226,12 +231,12 @@ export class RegistryClient implements ImageOrigin {
       http.signal.throwIfAborted();
       // Once: a token that has run out is replaced, one that is refused is not asked for again and again.
       if (status === 401 && challenge && mayAuthorize) {
-        // The registry's credentials are not for its mirrors.
-        const auth = isMirror ? undefined : this.#options.auth;
+        const auth = await this.#options.credentials(endpoint);
         this.#authorizations.set(url, await authorize(challenge, url, repository, auth, http));
         continue;
       }
-      const message = `${url} answered HTTP ${status}: ${quote(said.toString("utf8"))}`;
+      const later = retryAfterMs === undefined ? "" : `, try again after ${Math.ceil(retryAfterMs / 1000)} s`;
+      const message = `${url} answered HTTP ${status}${later}: ${quote(said.toString("utf8"))}`;
       if (status === 401 || status === 403)
         throw new TinderboxError(
           "REGISTRY_AUTH",
