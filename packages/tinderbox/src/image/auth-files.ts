@@ -11,10 +11,12 @@ export type AuthSources = {
   readonly files: readonly string[];
   /** Where `docker-credential-NAME` is looked for, absolute; "" = no helper is run */
   readonly helpersDir: string;
+  /** A helper that is not done by then is killed, `ms`. @default 20_000 */
+  readonly helperTimeoutMs?: number;
 };
 
 const maxFileBytes = 1 << 20;
-const helperTimeoutMs = 20_000;
+const defaultHelperTimeoutMs = 20_000;
 const maxHelperBytes = 64 << 10;
 
 const text = v.optional(v.string(), "");
@@ -97,7 +99,7 @@ async function readAuthFile(path: string): Promise<AuthFile | undefined> {
 async function askHelper(
   helper: string,
   server: string,
-  dir: string,
+  { helpersDir: dir, helperTimeoutMs = defaultHelperTimeoutMs }: AuthSources,
   where: string,
   signal: AbortSignal,
 ): Promise<RegistryAuth | undefined> {
@@ -152,7 +154,7 @@ async function findInFile(
   path: string,
   file: AuthFile,
   name: string,
-  helpersDir: string,
+  sources: AuthSources,
   signal: AbortSignal,
 ): Promise<RegistryAuth | undefined> {
   const keys = keysFor(name);
@@ -161,7 +163,7 @@ async function findInFile(
   for (const key of keys) {
     const helper = file.credHelpers[key];
     if (helper !== undefined) {
-      const found = await askHelper(helper, serverOf(key), helpersDir, path, signal);
+      const found = await askHelper(helper, serverOf(key), sources, path, signal);
       if (found) return found;
     }
     const entry = file.auths[key];
@@ -170,7 +172,7 @@ async function findInFile(
   }
   return file.credsStore === ""
     ? undefined
-    : askHelper(file.credsStore, serverOf(host), helpersDir, path, signal);
+    : askHelper(file.credsStore, serverOf(host), sources, path, signal);
 }
 
 /**
@@ -178,13 +180,13 @@ async function findInFile(
  * @throws REGISTRY_AUTH for a file or helper that is broken; no secret is in its text
  */
 export async function findInAuthFiles(
-  { files, helpersDir }: AuthSources,
+  sources: AuthSources,
   name: string,
   signal: AbortSignal,
 ): Promise<RegistryAuth | undefined> {
-  for (const path of files) {
+  for (const path of sources.files) {
     const file = await readAuthFile(path);
-    const found = file && (await findInFile(path, file, name, helpersDir, signal));
+    const found = file && (await findInFile(path, file, name, sources, signal));
     if (found) return found;
   }
   return undefined;

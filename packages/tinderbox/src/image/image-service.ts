@@ -20,7 +20,7 @@ import { nameOf, parseReference, type Reference } from "./reference.ts";
 import { defaultPatience, type Patience, RegistryClient } from "./registry-client.ts";
 import { resolveNames } from "./short-names.ts";
 import { fetchSignatures } from "./signature-fetch.ts";
-import { checkPolicy, needsSignature } from "./signature-policy.ts";
+import { checkPolicy, isAccepted, needsSignature } from "./signature-policy.ts";
 import type { HeldSignature } from "./simple-signing.ts";
 import { digestOf } from "./verified-copy.ts";
 
@@ -123,6 +123,8 @@ class Images implements ImageService {
   async #pull(reference: Reference, options: PullOptions & { signal: AbortSignal }): Promise<Image> {
     const { signal, auth, authServer = "" } = options;
     const { registries, policy, auth: sources, stallMs } = this.#settings;
+    // What is rejected whatever it is, is not even asked for.
+    if (!needsSignature(policy, reference)) checkPolicy(policy, reference, []);
     const given = auth && { credentials: auth, server: authServer };
     const client = new RegistryClient(reference, {
       mirrors: registries.get(reference.registry)?.mirrors ?? [],
@@ -138,9 +140,13 @@ class Images implements ImageService {
           `${nameOf(reference)}@${digest}`,
         ],
         signaturesOf: async (manifests) => {
-          const found = needsSignature(policy, reference)
-            ? await fetchSignatures(client, manifests, work, signal)
-            : [];
+          if (!needsSignature(policy, reference)) return [];
+          const found: HeldSignature[] = [];
+          // The index first: who signs a multi-platform image signs that.
+          for (const digest of manifests) {
+            found.push(...(await fetchSignatures(client, digest, work, signal)));
+            if (isAccepted(policy, reference, found)) break;
+          }
           return checkPolicy(policy, reference, found);
         },
       });
@@ -298,16 +304,10 @@ class Images implements ImageService {
     const known = asked.filter((reference) => own.includes(storedName(reference)));
     // By an id alone: under any name that it has here.
     const names = known.length > 0 ? known : asked.length > 0 ? asked : own.map((one) => parseReference(one));
-    let refusal: unknown;
-    for (const reference of names) {
-      try {
-        checkPolicy(policy, reference, this.#store.signaturesOf(id));
-        return;
-      } catch (cause) {
-        refusal ??= cause;
-      }
-    }
-    if (refusal !== undefined) throw refusal;
+    const signatures = this.#store.signaturesOf(id);
+    const [first] = names;
+    if (first === undefined || names.some((reference) => isAccepted(policy, reference, signatures))) return;
+    checkPolicy(policy, first, signatures);
   }
 
   list(): readonly Image[] {

@@ -40,8 +40,8 @@ export type Patience = {
 
 export const defaultPatience: Patience = { stallMs: 30_000, pauseMs: 200 };
 
-/** Tries without progress. A mirror gets one: there is somebody else to ask. */
-const attempts = 4;
+/** A mirror is tried once: there is somebody else to ask. */
+const tries = 4;
 /** A download that got this much further may be cut again. */
 const progressBytes = 1 << 20;
 const maxPauseMs = 10_000;
@@ -57,7 +57,12 @@ export type RegistryOptions = {
   readonly patience?: Patience;
 };
 
-export type Endpoint = { readonly url: string; readonly isMirror: boolean };
+export type Endpoint = {
+  readonly url: string;
+  readonly isMirror: boolean;
+  /** Without progress */
+  readonly tries: number;
+};
 
 function isLoopback(host: string): boolean {
   return /^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$/.test(host);
@@ -66,8 +71,8 @@ function isLoopback(host: string): boolean {
 /** Places that may have the repository, in the order in which they are asked. */
 function endpoints(registry: string, mirrors: readonly string[]): readonly Endpoint[] {
   const host = registry === "docker.io" ? "registry-1.docker.io" : registry;
-  const own = { url: `${isLoopback(registry) ? "http" : "https"}://${host}`, isMirror: false };
-  return [...mirrors.map((mirror) => ({ url: mirror.replace(/\/+$/, ""), isMirror: true })), own];
+  const own = { url: `${isLoopback(registry) ? "http" : "https"}://${host}`, isMirror: false, tries };
+  return [...mirrors.map((mirror) => ({ url: mirror.replace(/\/+$/, ""), isMirror: true, tries: 1 })), own];
 }
 
 export class RegistryClient implements ImageOrigin {
@@ -75,6 +80,8 @@ export class RegistryClient implements ImageOrigin {
   readonly #options: RegistryOptions;
   /** Authorization header by endpoint */
   readonly #authorizations = new Map<string, string>();
+  /** Where the last manifest was */
+  #source: Endpoint | undefined;
 
   constructor(reference: Reference, options: RegistryOptions) {
     this.#reference = reference;
@@ -90,26 +97,40 @@ export class RegistryClient implements ImageOrigin {
   }
 
   async manifest(which: string): Promise<ManifestBytes> {
+    return this.#eachEndpoint(`manifest ${which}`, async (endpoint) => {
+      const found = await this.#manifestAt(endpoint, which);
+      this.#source = endpoint;
+      return found;
+    });
+  }
+
+  /** A manifest by tag at the place that the image's own manifest came from, and nowhere else. @throws as `manifest` */
+  async manifestBeside(tag: string): Promise<ManifestBytes> {
+    const source = this.#source;
+    if (source === undefined) throw new TinderboxError("INTERNAL", "no manifest was asked for yet");
+    try {
+      return await this.#manifestAt({ ...source, tries }, tag);
+    } catch (cause) {
+      this.#options.signal.throwIfAborted();
+      throw this.#named(`manifest ${tag}`, TinderboxError.from(cause));
+    }
+  }
+
+  #manifestAt(endpoint: Endpoint, which: string): Promise<ManifestBytes> {
     const http = this.#http(this.#options.signal);
-    return this.#eachEndpoint(`manifest ${which}`, (endpoint) =>
-      this.#retrying(endpoint, http.signal, async () => {
-        const response = await this.#get(
-          endpoint,
-          `manifests/${which}`,
-          { accept: manifestTypes.join(", ") },
-          http,
-        );
-        const bytes = await beginningOf(response, maxManifestBytes + 1, http);
-        if (bytes.length > maxManifestBytes)
-          throw new TinderboxError("IMAGE_MALFORMED", `the manifest is over ${maxManifestBytes} bytes`);
-        const isDigest = which.includes(":");
-        const digest = digestOf(bytes, isDigest ? which : undefined);
-        if (isDigest && which !== digest)
-          throw new TinderboxError("IMAGE_DIGEST", `the manifest has the digest ${digest}`);
-        const mediaType = response.headers.get("content-type")?.split(";")[0]?.trim() ?? "";
-        return { bytes, mediaType, digest };
-      }),
-    );
+    return this.#retrying(endpoint, http.signal, async () => {
+      const accept = manifestTypes.join(", ");
+      const response = await this.#get(endpoint, `manifests/${which}`, { accept }, http);
+      const bytes = await beginningOf(response, maxManifestBytes + 1, http);
+      if (bytes.length > maxManifestBytes)
+        throw new TinderboxError("IMAGE_MALFORMED", `the manifest is over ${maxManifestBytes} bytes`);
+      const isDigest = which.includes(":");
+      const digest = digestOf(bytes, isDigest ? which : undefined);
+      if (isDigest && which !== digest)
+        throw new TinderboxError("IMAGE_DIGEST", `the manifest has the digest ${digest}`);
+      const mediaType = response.headers.get("content-type")?.split(";")[0]?.trim() ?? "";
+      return { bytes, mediaType, digest };
+    });
   }
 
   /** Goes on where a cut connection ended. */
@@ -172,7 +193,7 @@ export class RegistryClient implements ImageOrigin {
         signal.throwIfAborted();
         if (!(cause instanceof PassingFault)) throw cause;
         if (progressed()) attempt = 1;
-        else if (attempt >= (endpoint.isMirror ? 1 : attempts)) throw cause;
+        else if (attempt >= endpoint.tries) throw cause;
         const { retryAfterMs } = cause;
         if (retryAfterMs !== undefined && retryAfterMs > maxRetryAfterMs) throw cause;
         const wait = Math.min(this.#patience.pauseMs * 2 ** (attempt - 1), maxPauseMs);
@@ -181,11 +202,20 @@ export class RegistryClient implements ImageOrigin {
     }
   }
 
+  /** An error with what it is about. */
+  #named(what: string, error: TinderboxError, more = ""): TinderboxError {
+    if (error.code === "INTERNAL") return error;
+    const { registry, repository } = this.#reference;
+    return new TinderboxError(error.code, `${registry}/${repository}: ${what}: ${error.message}${more}`, {
+      cause: error,
+      ...(error.hint !== undefined && { hint: error.hint }),
+    });
+  }
+
   /** Tries mirrors, then the registry; the registry's own error is the one thrown. */
   async #eachEndpoint<T>(what: string, work: (endpoint: Endpoint) => Promise<T>): Promise<T> {
-    const { registry, repository } = this.#reference;
     const before: string[] = [];
-    for (const endpoint of endpoints(registry, this.#options.mirrors)) {
+    for (const endpoint of endpoints(this.#reference.registry, this.#options.mirrors)) {
       try {
         return await work(endpoint);
       } catch (cause) {
@@ -196,12 +226,7 @@ export class RegistryClient implements ImageOrigin {
           before.push(`; mirror ${endpoint.url}: ${error.message}`);
           continue;
         }
-        if (error.code === "INTERNAL") throw error;
-        throw new TinderboxError(
-          error.code,
-          `${registry}/${repository}: ${what}: ${error.message}${before.join("")}`,
-          { cause: error, ...(error.hint !== undefined && { hint: error.hint }) },
-        );
+        throw this.#named(what, error, before.join(""));
       }
     }
     throw new TinderboxError("INTERNAL", "a registry without endpoints");

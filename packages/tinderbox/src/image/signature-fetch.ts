@@ -1,10 +1,13 @@
-/** The signatures that a registry keeps beside an image: cosign's tag `sha256-HEX.sig` in the same repository. Bounded, not verified. */
+/**
+ * The signatures that a registry keeps beside an image: cosign's tag `sha256-HEX.sig` in the same repository, at the place
+ * that the image's manifest came from. Bounded, not verified.
+ */
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { TinderboxError } from "../base/errors.ts";
-import type { ImageOrigin } from "./image-origin.ts";
 import { descriptorSchema, parseJson } from "./manifest.ts";
+import type { RegistryClient } from "./registry-client.ts";
 import { type HeldSignature, parsePayload, payloadMediaType, signatureAnnotation } from "./simple-signing.ts";
 
 const maxSignatures = 100;
@@ -21,36 +24,34 @@ const signatureManifest = v.object({
 });
 
 /**
- * The signatures at `origin` whose payload names one of `digests` (sha256 of the image's manifest, and of its index).
- * @throws SIGNATURE for more than anybody needs, IMAGE_MALFORMED, and as the origin does
+ * The signatures of the manifest or index `digest` (sha256).
+ * @throws SIGNATURE for more than anybody needs, IMAGE_MALFORMED, and as the registry's client does
  */
 export async function fetchSignatures(
-  origin: ImageOrigin,
-  digests: readonly string[],
+  client: RegistryClient,
+  digest: string,
   work: string,
   signal: AbortSignal,
 ): Promise<readonly HeldSignature[]> {
   const found: HeldSignature[] = [];
-  for (const digest of digests) {
-    for (const { descriptor, base64 } of await listSignatures(origin, digest)) {
-      const path = join(work, "signature");
-      await origin.blob(descriptor, path, { signal });
-      const payload = await readFile(path, "utf8");
-      await rm(path);
-      if (parsePayload(payload)?.digest === digest) found.push({ payload, base64 });
-    }
+  for (const { descriptor, base64 } of await listSignatures(client, digest)) {
+    const path = join(work, "signature");
+    await client.blob(descriptor, path, { signal });
+    const payload = await readFile(path, "utf8");
+    await rm(path);
+    if (parsePayload(payload)?.digest === digest) found.push({ payload, base64 });
   }
   return found;
 }
 
 async function listSignatures(
-  origin: ImageOrigin,
+  client: RegistryClient,
   digest: string,
 ): Promise<readonly { descriptor: v.InferOutput<typeof descriptorSchema>; base64: string }[]> {
   const tag = `${digest.replace(":", "-")}.sig`;
   let bytes: Buffer;
   try {
-    ({ bytes } = await origin.manifest(tag));
+    ({ bytes } = await client.manifestBeside(tag));
   } catch (cause) {
     if (cause instanceof TinderboxError && cause.code === "NOT_FOUND") return [];
     throw cause;

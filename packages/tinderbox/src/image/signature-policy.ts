@@ -79,6 +79,20 @@ export function needsSignature(policy: SignaturePolicy, reference: Reference): b
   return ruleFor(policy, reference).type === "sigstoreSigned";
 }
 
+/** As `checkPolicy`, as a yes or no. */
+export function isAccepted(
+  policy: SignaturePolicy,
+  reference: Reference,
+  signatures: readonly HeldSignature[],
+): boolean {
+  try {
+    checkPolicy(policy, reference, signatures);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /**
  * Whether the image may be had under the name `reference`, `signatures` being those whose digest is the image's; those
  * that count. @throws SIGNATURE, its text begun as the kubelet knows it
