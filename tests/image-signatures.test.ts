@@ -160,6 +160,10 @@ describe("the policy of a pull", () => {
     registry.image("teammate/x", [layer]);
     await refused(images.pull("registry.example/teammate/x"), /the policy rejects images from there/);
     await refused(images.pull("elsewhere.example/x"), /elsewhere\.example\/x: the policy rejects/);
+    await refused(
+      images.pull("REGISTRY.example/teammate/x"),
+      /registry\.example\/teammate\/x: the policy rejects/,
+    );
     registry.image("tea/x", [layer]);
     await images.pull("registry.example/tea/x");
   });

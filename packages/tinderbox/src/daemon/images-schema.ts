@@ -7,13 +7,13 @@ import { absolute, count, table } from "./config-values.ts";
 const hostText = "a registry's host, maybe with a port";
 const registryHost = v.pipe(
   v.string(hostText),
-  v.regex(/^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?$/i, hostText),
+  v.regex(/^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:\d{1,5})?$/, hostText),
 );
 const component = "[a-z0-9]+(?:(?:\\.|_|__|-+)[a-z0-9]+)*";
 const shortText = "an image's name without registry, tag and digest";
 const fullText = "REGISTRY/NAME, without tag and digest";
 const scopeText = "REGISTRY or REGISTRY/PATH (docker.io/library), without tag and digest";
-const host = "(?:localhost|[a-zA-Z0-9-]+(?:\\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9.-]+(?=:\\d))(?::\\d{1,5})?";
+const host = "(?:localhost|[a-z0-9-]+(?:\\.[a-z0-9-]+)+|[a-z0-9.-]+(?=:\\d))(?::\\d{1,5})?";
 const shortName = v.pipe(v.string(), v.regex(new RegExp(`^${component}(?:/${component})*$`), shortText));
 const fullName = v.pipe(v.string(fullText), v.regex(new RegExp(`^${host}(?:/${component})+$`), fullText));
 const scope = v.pipe(v.string(), v.regex(new RegExp(`^${host}(?:/${component})*$`), scopeText));

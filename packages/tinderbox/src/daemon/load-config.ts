@@ -124,7 +124,7 @@ function imageSettings({ images = {}, registries = {} }: FileConfig, file: strin
   const { shortNames, auth, policy, pinned, stallMs } = defaultConfig.images;
   const seconds = images.progress_timeout_seconds;
   return {
-    registries: new Map(Object.entries(registries)),
+    registries: new Map(Object.entries(registries).map(([host, settings]) => [host.toLowerCase(), settings])),
     shortNames: {
       searchRegistries: images.unqualified_search_registries ?? shortNames.searchRegistries,
       aliases: new Map(Object.entries(images.aliases ?? {})),

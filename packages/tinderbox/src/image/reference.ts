@@ -49,7 +49,9 @@ export function parseReference(text: string): Reference {
   const slash = name.indexOf("/");
   const first = slash < 0 ? "" : name.slice(0, slash);
   const isRegistry = isRegistryHost(first);
-  const registry = isRegistry ? (first === "index.docker.io" ? "docker.io" : first) : "docker.io";
+  // DNS knows no case: what is said of a registry must count however it is written.
+  const host = first.toLowerCase();
+  const registry = isRegistry ? (host === "index.docker.io" ? "docker.io" : host) : "docker.io";
   if (!registryPattern.test(registry))
     throw wrong(`the registry ${JSON.stringify(registry)} is not a host name`);
   let repository = isRegistry ? name.slice(slash + 1) : name;
