@@ -32,14 +32,17 @@ const noProgram = join(work, "no-program");
 writeFileSync(noProgram, "#!/bin/sh\n");
 
 /** What is written, and what is said of it after `tinderboxd: FILE: ` */
+const keys =
+  "root, state, listen, log_level, default_runtime, runtimes, enable_criu_support, cni, metrics, images, registries";
+
 const mistakes: readonly (readonly [string, string])[] = [
   [
     'rot = "/a"',
-    "rot: unknown key; did you mean root? known here: root, state, listen, log_level, default_runtime, runtimes, enable_criu_support, cni, metrics, registries",
+    `rot: unknown key; did you mean root? known here: ${keys}`,
   ],
   [
     "zzzzzzzzz = 1",
-    "zzzzzzzzz: unknown key; known here: root, state, listen, log_level, default_runtime, runtimes, enable_criu_support, cni, metrics, registries",
+    `zzzzzzzzz: unknown key; known here: ${keys}`,
   ],
   ["root = 5", `root: 5: ${path}`],
   ['root = ""', `root: "": ${notRoot}`],
@@ -112,6 +115,91 @@ const mistakes: readonly (readonly [string, string])[] = [
   ["[cni]\nbin_dirs = []", "cni.bin_dirs: []: at least one path"],
   ['[cni]\nbin_dirs = ["/opt", 5]', `cni.bin_dirs.1: 5: ${path}`],
   ["[cni]\nbindirs = []", "cni.bindirs: unknown key; did you mean bin_dirs? known here: conf_dir, bin_dirs"],
+  ["images = 5", "images: 5: a table"],
+  [
+    "[images]\npined = []",
+    "images.pined: unknown key; did you mean pinned? known here: unqualified_search_registries, short_name_mode, aliases, auth_files, credential_helpers_dir, pinned, progress_timeout_seconds, default_policy, policy",
+  ],
+  [
+    '[images]\nunqualified_search_registries = "docker.io"',
+    'images.unqualified_search_registries: "docker.io": a list of registries\' hosts',
+  ],
+  [
+    '[images]\nunqualified_search_registries = ["http://a"]',
+    'images.unqualified_search_registries.0: "http://a": a registry\'s host, maybe with a port',
+  ],
+  [
+    '[images]\nshort_name_mode = "strict"',
+    'images.short_name_mode: "strict": enforcing, permissive, disabled',
+  ],
+  [
+    '[images.aliases]\n"a:1" = "b.c/d"',
+    'images.aliases."a:1": "a:1": an image\'s name without registry, tag and digest',
+  ],
+  ['[images.aliases]\na = "b"', 'images.aliases.a: "b": REGISTRY/NAME, without tag and digest'],
+  ['[images]\nauth_files = ["auth.json"]', 'images.auth_files.0: "auth.json": an absolute path other than /'],
+  [
+    '[images]\ncredential_helpers_dir = "bin"',
+    'images.credential_helpers_dir: "bin": an absolute path other than /',
+  ],
+  ['[images]\npinned = ["a*b"]', 'images.pinned.0: "a*b": an image\'s name: whole, begin*, or *part*'],
+  [
+    "[images]\nprogress_timeout_seconds = 0",
+    "images.progress_timeout_seconds: 0: a whole number from 1 to 3600",
+  ],
+  [
+    '[images]\ndefault_policy = "sigstoreSigned"',
+    'images.default_policy: "sigstoreSigned": "insecureAcceptAnything" or "reject"',
+  ],
+  [
+    '[images.policy.alpine]\ntype = "reject"',
+    'images.policy.alpine: "alpine": REGISTRY or REGISTRY/PATH (docker.io/library), without tag and digest',
+  ],
+  [
+    '[images.policy."a.b/c:1"]\ntype = "reject"',
+    'images.policy."a.b/c:1": "a.b/c:1": REGISTRY or REGISTRY/PATH (docker.io/library), without tag and digest',
+  ],
+  [
+    '[images.policy."a.b/c"]\ntype = "signedBy"',
+    'images.policy."a.b/c".type: "signedBy": "insecureAcceptAnything", "reject" or "sigstoreSigned" (GPG\'s signedBy and keyless signing are not supported)',
+  ],
+  [
+    '[images.policy."a.b/c"]\nkeys = []',
+    'images.policy."a.b/c".type: "insecureAcceptAnything", "reject" or "sigstoreSigned" (GPG\'s signedBy and keyless signing are not supported)',
+  ],
+  ['[images.policy."a.b/c"]\ntype = "sigstoreSigned"', 'images.policy."a.b/c".keys: this key must be there'],
+  [
+    '[images.policy."a.b/c"]\ntype = "sigstoreSigned"\nkeys = []',
+    'images.policy."a.b/c".keys: []: a list of at least one public key\'s absolute path',
+  ],
+  [
+    '[images.policy."a.b/c"]\ntype = "sigstoreSigned"\nkeys = ["cosign.pub"]',
+    'images.policy."a.b/c".keys.0: "cosign.pub": an absolute path other than /',
+  ],
+  [
+    '[images.policy."a.b/c"]\ntype = "sigstoreSigned"\nkeys = ["/none.pub"]',
+    'images.policy."a.b/c".keys.0: "/none.pub": no such file',
+  ],
+  [
+    '[images.policy."a.b/c"]\ntype = "sigstoreSigned"\nkeys = ["/etc/hostname"]',
+    'images.policy."a.b/c".keys.0: "/etc/hostname": not a public key in PEM (BEGIN PUBLIC KEY), as cosign.pub is',
+  ],
+  [
+    '[images.policy."a.b/c"]\ntype = "sigstoreSigned"\nkeys = ["/x"]\nfulcio = { }',
+    'images.policy."a.b/c".fulcio: keyless signing (Fulcio, Rekor, a PKI) is not supported: give the signers\' public keys in keys',
+  ],
+  [
+    '[images.policy."a.b/c"]\ntype = "sigstoreSigned"\nkeys = ["/x"]\nrekor_keys = ["/y"]',
+    'images.policy."a.b/c".rekor_keys: keyless signing (Fulcio, Rekor, a PKI) is not supported: give the signers\' public keys in keys',
+  ],
+  [
+    '[images.policy."a.b/c"]\ntype = "sigstoreSigned"\nkeys = ["/x"]\nsigned_identity = "exact"',
+    'images.policy."a.b/c".signed_identity: "exact": matchRepository or matchRepoDigestOrExact',
+  ],
+  [
+    '[images.policy."a.b/c"]\ntype = "reject"\nkeys = ["/x"]',
+    'images.policy."a.b/c".keys: unknown key; known here: type',
+  ],
   ["registries = 5", "registries: 5: a table of registries"],
   ["[registries]\na = 5", "registries.a: 5: a table"],
   ['[registries."a b"]\nmirrors = []', 'registries."a b": "a b": a registry\'s host, maybe with a port'],

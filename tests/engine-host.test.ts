@@ -54,6 +54,7 @@ function makeImage(): Image {
     id: `sha256:${"cd".repeat(32)}` as Digest,
     repoTags: ["test/busybox:latest"],
     repoDigests: [],
+    isPinned: false,
     sizeBytes: statSync(blockPath).size,
     config: {
       user: "",
@@ -79,6 +80,7 @@ function oneImage(image: Image, holders: Set<string>): ImageService {
     pull: refuse,
     importLocal: refuse,
     get: (reference) => (reference === image.id || image.repoTags.includes(reference) ? image : undefined),
+    checkPolicy: () => {},
     list: () => [image],
     remove: refuse,
     hold: (_, owner) => {

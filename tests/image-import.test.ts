@@ -64,7 +64,6 @@ async function removeAll(): Promise<void> {
 before(async () => {
   images = await openImageService({
     root,
-    registries: new Map(),
     logger: createLogger({ level: "error", format: "text" }),
   });
 });

@@ -8,6 +8,7 @@ import { after, afterEach, before, beforeEach, describe, test } from "node:test"
 import { createLogger } from "../packages/tinderbox/src/base/log.ts";
 import type { ImageService, RegistryAuth } from "../packages/tinderbox/src/image/contract.ts";
 import { openImageService } from "../packages/tinderbox/src/image/image-service.ts";
+import { defaultImageSettings } from "../packages/tinderbox/src/image/image-settings.ts";
 import { mediaTypes, ownArchitecture, sha256 } from "./support/oci-layout.ts";
 import { type Exchange, OwnRegistry } from "./support/own-registry.ts";
 
@@ -32,7 +33,7 @@ const left = (): string[] =>
 async function openImages(mirrors: readonly string[] = []): Promise<ImageService> {
   return await openImageService({
     root,
-    registries: new Map([[registry.host, { mirrors }]]),
+    settings: () => ({ ...defaultImageSettings, registries: new Map([[registry.host, { mirrors }]]) }),
     logger: createLogger({ level: "error", format: "text" }),
     patience,
   });
@@ -111,6 +112,12 @@ describe("faults that pass", () => {
     });
   }
 
+  test("a registry that wants to be left alone for long is not asked again, and not waited for", async () => {
+    at(layerAt, status(429, { "retry-after": new Date(Date.now() + 600_000).toUTCString() }));
+    await assert.rejects(pull(), { code: "REGISTRY", message: /try again after \d{3} s/ });
+    assert.equal(registry.requests.filter((one) => one === layerPath).length, 1);
+  });
+
   test("a download that is cut again and again goes on where it was", async () => {
     // More cuts than tries without progress are borne.
     let cuts = 0;
@@ -183,6 +190,11 @@ describe("faults that stay", () => {
       () => at(manifestPath, status(500, {}, "no disk")),
     ],
     "429 for ever": ["REGISTRY", /answered HTTP 429/, () => at(manifestPath, status(429))],
+    "429 for a while": [
+      "REGISTRY",
+      /answered HTTP 429, try again after 3600 s: /,
+      () => at(manifestPath, status(429, { "retry-after": "3600" })),
+    ],
     "404": ["NOT_FOUND", /does not have it \(HTTP 404\)/, () => at(manifestPath, status(404))],
     "404 for a layer": ["NOT_FOUND", /blob sha256:\w+: .*does not have it/, () => at(layerAt, status(404))],
     "401 without a challenge": [

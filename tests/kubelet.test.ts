@@ -1,5 +1,7 @@
 /** A real kubelet with static pods on each handler: what an operator would put under a node. */
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import {
   mkdirSync,
@@ -15,12 +17,13 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { WebSocket } from "ws";
-import { pushBusyboxImage } from "./support/busybox-image.ts";
+import { pushBusyboxImage, pushImage } from "./support/busybox-image.ts";
 import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { crictl } from "./support/crictl.ts";
 import { startDaemon, type TestDaemon } from "./support/daemon.ts";
 import { eventually, TestKubelet } from "./support/kubelet.ts";
 import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import { makeKey } from "./support/sign-image.ts";
 import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
 
 async function freePort(): Promise<number> {
@@ -34,7 +37,7 @@ async function freePort(): Promise<number> {
 
 /** Log lines of the kubelet about what a runtime does that are no fault: a container asked for after its removal, a call it took back itself, a line that gives no reason (the one before does). */
 const harmless =
-  /"Failed to stop sandbox" podSandboxID|ContainerStatus from runtime service failed.*NotFound|CrashLoopBackOff|code = Canceled/;
+  /Missing actuated pod level resource record|"Failed to stop sandbox" podSandboxID|ContainerStatus from runtime service failed.*NotFound|CrashLoopBackOff|code = Canceled/;
 
 for (const handler of ["crun", "firecracker"]) {
   describe(`kubelet on ${handler}`, () => {
@@ -49,11 +52,22 @@ for (const handler of ["crun", "firecracker"]) {
     let image = "";
     let isDown = false;
 
+    const imagesRoot = join(work, "root/images");
+    const diskBytes = 160 << 20;
     const start = (): Promise<TestDaemon> =>
       startDaemon({
         root: join(work, "root"),
         state: join(work, "run"),
-        configToml: `default_runtime = "${handler}"\n[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+        configToml: `default_runtime = "${handler}"
+[cni]
+conf_dir = ${JSON.stringify(cni.confDir)}
+bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
+[images]
+pinned = ["${registry.host}/test/pinned*"]
+[images.policy."${registry.host}/signed"]
+type = "sigstoreSigned"
+keys = ["${join(work, "cosign.pub")}"]
+`,
       });
     /** As a ConfigMap volume is written: a directory for each version, and a link that is exchanged. */
     const writeVersion = (text: string): void => {
@@ -116,7 +130,12 @@ for (const handler of ["crun", "firecracker"]) {
       spec: {
         terminationGracePeriodSeconds: 1,
         containers: [
-          { name: "ends", image, command: ["sh", "-c", "exit 3"] },
+          {
+            name: "ends",
+            image: `${registry.host}/test/moving:v1`,
+            imagePullPolicy: "Always",
+            command: ["sh", "-c", "exit 3"],
+          },
           {
             name: "sick",
             image,
@@ -131,6 +150,30 @@ for (const handler of ["crun", "firecracker"]) {
         ],
       },
     });
+    const unsigned = (): object => ({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "unsigned", namespace: "default" },
+      spec: {
+        terminationGracePeriodSeconds: 1,
+        containers: [{ name: "main", image: `${registry.host}/signed/app:v1`, command: ["sleep", "1000"] }],
+      },
+    });
+    const fileLayer = (name: string, content: Buffer): Buffer => {
+      writeFileSync(join(work, name), content);
+      return execFileSync("tar", ["-C", work, "-cf", "-", name], { maxBuffer: 1 << 27 });
+    };
+    /** An image that no compression makes small. */
+    const pushBig = (name: string, megabytes: number): Promise<string> =>
+      pushImage(registry.url, name, "v1", [fileLayer("big", randomBytes(megabytes << 20))], {});
+    const imageNames = (): string[] => {
+      const { images }: { images: { repoTags: string[] }[] } = JSON.parse(
+        crictl(daemon.socket, "images", "-o", "json").stdout,
+      );
+      return images
+        .flatMap(({ repoTags }) => repoTags.map((tag) => tag.slice(registry.host.length + 1)))
+        .sort();
+    };
     const ready = async (): Promise<string> => {
       const { status } = await kubelet.pod("web");
       const isReady = status.conditions?.find(({ type }) => type === "Ready")?.status;
@@ -144,7 +187,16 @@ for (const handler of ["crun", "firecracker"]) {
       snapshot = snapshotHost([]);
       registry = await startRegistry({ dir: join(work, "registry") });
       image = `${registry.host}/test/busybox:latest`;
-      await pushBusyboxImage(registry.url, "test/busybox", "latest");
+      for (const [name, tag] of [
+        ["test/busybox", "latest"],
+        ["test/moving", "v1"],
+        ["signed/app", "v1"],
+      ] as const)
+        await pushBusyboxImage(registry.url, name, tag);
+      makeKey(work, "cosign");
+      // A file system of its own: how full it is, is known.
+      mkdirSync(imagesRoot, { recursive: true });
+      execFileSync("mount", ["-t", "tmpfs", "-o", `size=${diskBytes}`, "tmpfs", imagesRoot]);
       cni = writeBridgeConf(join(work, "cni"));
       mkdirSync(volume);
       writeVersion("one");
@@ -160,6 +212,7 @@ for (const handler of ["crun", "firecracker"]) {
       await daemon.stop();
       await registry.stop();
       cni.remove();
+      execFileSync("umount", [imagesRoot]);
       kubelet.removeLeftovers();
       rmSync(work, { recursive: true, force: true });
     };
@@ -190,7 +243,58 @@ for (const handler of ["crun", "firecracker"]) {
           assert.ok((found?.restartCount ?? 0) >= 2, `${name}: ${JSON.stringify(found)}`);
         }
       });
+    });
+
+    test("imagePullPolicy Always: a tag that has moved is the next start's image", async () => {
+      const imageOf = async (): Promise<string | undefined> =>
+        (await kubelet.pod("crasher")).status.containerStatuses?.find(({ name }) => name === "ends")?.imageID;
+      const before = await imageOf();
+      await pushBusyboxImage(registry.url, "test/moving", "v1", [fileLayer("version", Buffer.from("2"))]);
+      await eventually("the new image runs", 60, async () => assert.notEqual(await imageOf(), before));
       rmSync(kubelet.podPath("crasher"));
+    });
+
+    test("an image without the signature that the policy wants is not started, and the kubelet says why", async () => {
+      kubelet.writePod("unsigned", unsigned());
+      await eventually("the pod waits for its signature", 60, async () => {
+        const { status } = await kubelet.pod("unsigned");
+        const { reason, message } = status.containerStatuses?.[0]?.state.waiting ?? {};
+        assert.equal(reason, "SignatureValidationFailed", JSON.stringify(status));
+        assert.match(message ?? "", /signature validation failed: .*the policy wants a signature/);
+      });
+      rmSync(kubelet.podPath("unsigned"));
+      assert.deepEqual(
+        imageNames().filter((name) => name.startsWith("signed/")),
+        [],
+      );
+    });
+
+    // The store is the same for every handler.
+    const onCrun = { skip: handler === "crun" ? false : "shown on crun" };
+    test("image garbage collection: what is unused goes, what is pinned or used stays", onCrun, async () => {
+      await kubelet.stop();
+      await pushBig("test/unused", 40);
+      await pushBig("test/pinned", 1);
+      for (const name of ["unused", "pinned"]) {
+        const pulled = crictl(daemon.socket, "pull", `${registry.host}/test/${name}:v1`);
+        assert.equal(pulled.code, 0, pulled.stderr);
+      }
+      assert.ok(imageNames().includes("test/unused:v1"));
+      await kubelet.start();
+      await eventually("the unused images are removed", 90, () =>
+        assert.deepEqual(imageNames(), ["test/busybox:latest", "test/pinned:v1"]),
+      );
+      await eventually("the pod is ready", 60, ready);
+      const summary: { node: { runtime: { imageFs: Record<string, number> } } } = JSON.parse(
+        await kubelet.get("/stats/summary"),
+      );
+      const { usedBytes = 0, capacityBytes = 0, availableBytes = 0 } = summary.node.runtime.imageFs;
+      assert.equal(capacityBytes, diskBytes);
+      assert.ok(availableBytes > 0.8 * capacityBytes, JSON.stringify(summary.node.runtime));
+      assert.ok(
+        usedBytes > 1 << 20 && usedBytes <= capacityBytes - availableBytes + (1 << 20),
+        `${usedBytes}`,
+      );
     });
 
     test("exec by WebSocket: output, standard input and exit code", async () => {
@@ -277,6 +381,8 @@ for (const handler of ["crun", "firecracker"]) {
           /^E\d{4} .*(remote_runtime|remote_image|kuberuntime|pod_workers|runtime service failed)/.test(line),
         )
         .filter((line) => !harmless.test(line))
+        // It is meant to: there is an image without a signature.
+        .filter((line) => !/SignatureValidationFailed/.test(line))
         // While the daemon is down, it says so.
         .filter((line) => !/code = Unavailable/.test(line));
       assert.deepEqual(complaints, []);

@@ -45,6 +45,7 @@ function busyboxImage(directory: string): Image {
     id: `sha256:${"ab".repeat(32)}` as Digest,
     repoTags: [],
     repoDigests: [],
+    isPinned: false,
     sizeBytes: statSync(blockPath).size,
     config,
     blockPath,

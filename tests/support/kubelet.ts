@@ -67,8 +67,9 @@ export class TestKubelet {
         fileCheckFrequency: "1s",
         makeIPTablesUtilChains: false,
         enforceNodeAllocatable: [],
-        evictionHard: { "memory.available": "1Mi" },
-        localStorageCapacityIsolation: false,
+        evictionHard: { "memory.available": "1Mi", "imagefs.available": "80%" },
+        evictionPressureTransitionPeriod: "1s",
+        imageMinimumGCAge: "1s",
         clusterDNS: ["10.0.0.10"],
         clusterDomain: "cluster.local",
         crashLoopBackOff: { maxContainerRestartPeriod: "2s" },
@@ -169,7 +170,12 @@ export type KubeletContainerStatus = {
   readonly ready: boolean;
   readonly restartCount: number;
   readonly containerID?: string;
-  readonly state: { readonly running?: object; readonly terminated?: { readonly exitCode: number } };
+  readonly imageID: string;
+  readonly state: {
+    readonly running?: object;
+    readonly waiting?: { readonly reason: string; readonly message?: string };
+    readonly terminated?: { readonly exitCode: number };
+  };
 };
 
 export type KubeletPod = {

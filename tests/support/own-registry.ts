@@ -80,7 +80,12 @@ export class OwnRegistry {
   }
 
   manifest(name: string, content: object, mediaType: string = mediaTypes.manifest, tag = "latest"): string {
-    const body = Buffer.from(JSON.stringify(content));
+    return this.manifestText(name, JSON.stringify(content), mediaType, tag);
+  }
+
+  /** A manifest byte by byte, as a signature is of bytes; its digest. */
+  manifestText(name: string, text: string, mediaType: string, tag: string): string {
+    const body = Buffer.from(text);
     for (const which of [tag, sha256(body)])
       this.#things.set(`/v2/${name}/manifests/${which}`, { body, mediaType });
     return sha256(body);

@@ -7,6 +7,7 @@
 type CodeFacts = { readonly grpc: number; readonly exit: number };
 
 const grpc = {
+  unknown: 2,
   invalidArgument: 3,
   deadlineExceeded: 4,
   notFound: 5,
@@ -43,7 +44,9 @@ export const errorTable = {
   IMAGE_DIGEST: { grpc: grpc.internal, exit: 1 },
   IMAGE_MALFORMED: { grpc: grpc.internal, exit: 1 },
   IMAGE_PLATFORM: { grpc: grpc.notFound, exit: 1 },
-  REGISTRY: { grpc: grpc.unavailable, exit: 1 },
+  // With other statuses the kubelet does not look for the words it knows (RegistryUnavailable, SignatureValidationFailed).
+  REGISTRY: { grpc: grpc.unknown, exit: 1 },
+  SIGNATURE: { grpc: grpc.unknown, exit: 1 },
   REGISTRY_AUTH: { grpc: grpc.unauthenticated, exit: 1 },
   CLEANUP: { grpc: grpc.internal, exit: 1 },
 } as const satisfies Record<string, CodeFacts>;

@@ -38,11 +38,12 @@ export async function pullImage(options: GlobalOptions, image: string, pull: Pul
 
 export async function listImages(options: GlobalOptions): Promise<void> {
   const { images } = await withDaemon(options, ({ images }) => images.callUnary("listImages", {}));
-  const list = images.map(({ id, repoTags, repoDigests, size }) => ({
+  const list = images.map(({ id, repoTags, repoDigests, size, pinned }) => ({
     id,
     repoTags,
     repoDigests,
     sizeBytes: Number(size),
+    isPinned: pinned,
   }));
   if (options.json) return printJson(list);
   const rows = list.map((image) => [

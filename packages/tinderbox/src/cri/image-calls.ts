@@ -1,5 +1,6 @@
 /** ListImages, StreamImages, ImageStatus, PullImage, RemoveImage, ImageFsInfo. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
+import { TinderboxError } from "../base/errors.ts";
 import type { Image } from "../image/contract.ts";
 import type { ImageFilter, ImageSchema, ImageSpec } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { inChunks } from "./chunks.ts";
@@ -24,8 +25,19 @@ function toCri(image: Image): MessageInitShape<typeof ImageSchema> {
     repoTags: [...image.repoTags],
     repoDigests: [...image.repoDigests],
     size: BigInt(image.sizeBytes),
+    pinned: image.isPinned,
     ...userOf(image.config.user),
   };
+}
+
+/** The kubelet tells its user of a registry's fault, and not of the runtime's, by this word. */
+function asKubeletKnows(cause: unknown): never {
+  const { code, message, hint } = TinderboxError.from(cause);
+  if (code !== "REGISTRY") throw cause;
+  throw new TinderboxError(code, `RegistryUnavailable: ${message}`, {
+    cause,
+    ...(hint !== undefined && { hint }),
+  });
 }
 
 /** All calls of the image service. */
@@ -52,11 +64,7 @@ export function imageCalls({ engine: { images } }: CriContext): ImageCalls {
     },
     pullImage: async ({ image, auth }, { signal }) => {
       const name = nameOf(image);
-      const credentials = credentialsFor(auth, name);
-      const pulled = await images.pull(name, {
-        signal,
-        ...(credentials === undefined ? {} : { auth: credentials }),
-      });
+      const pulled = await images.pull(name, { signal, ...credentialsFor(auth) }).catch(asKubeletKnows);
       // By the CRI this is the same text as Image.id and Container.image_id.
       return { imageRef: pulled.id };
     },

@@ -206,11 +206,14 @@ for (const [init, code, message] of refusedContainers) {
     assert.throws(() => container(init), { code, message }));
 }
 
-test("credentialsFor: another registry's credentials are not sent", () => {
+test("credentialsFor: a user's name, a password with a colon in it, and whose they are", () => {
   const auth = create(AuthConfigSchema, {
     auth: Buffer.from("u:p:q").toString("base64"),
     serverAddress: "https://index.docker.io/v1/",
   });
-  assert.deepEqual(credentialsFor(auth, "alpine"), { kind: "basic", username: "u", password: "p:q" });
-  assert.equal(credentialsFor(auth, "quay.io/a/b"), undefined);
+  assert.deepEqual(credentialsFor(auth), {
+    auth: { kind: "basic", username: "u", password: "p:q" },
+    authServer: "https://index.docker.io/v1/",
+  });
+  assert.deepEqual(credentialsFor(undefined), {});
 });

@@ -1,15 +1,12 @@
 /** The daemon's TOML file, key by key: what is allowed, in the words of its errors. Strict: an unknown key is one. */
 import * as v from "valibot";
 import { logLevels } from "../base/log.ts";
+import { absolute, count, table } from "./config-values.ts";
+import { imagesTable } from "./images-schema.ts";
 
 /** A unix socket address holds 108 bytes with its NUL. */
 const maxSocketPathBytes = 107;
 
-const absolute = v.pipe(
-  v.string("an absolute path"),
-  v.regex(/^\/(?!$)[^\0]*$/, "an absolute path other than /"),
-  v.check((path) => !path.split("/").includes(".."), "a path without `..`"),
-);
 /** One of `words`, or an absolute path. */
 const wordOrPath = (words: readonly string[], allowed: string) =>
   v.pipe(
@@ -19,42 +16,6 @@ const wordOrPath = (words: readonly string[], allowed: string) =>
 const fileOrEmpty = wordOrPath([""], 'an absolute path, or ""');
 const nameText = "a name of lower-case letters, digits, dots and hyphens, as RuntimeClass has them";
 const runtimeName = v.pipe(v.string(nameText), v.regex(/^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$/, nameText));
-const count = (min: number, max: number) => {
-  const allowed = `a whole number from ${min} to ${max}`;
-  return v.pipe(v.number(allowed), v.integer(allowed), v.minValue(min, allowed), v.maxValue(max, allowed));
-};
-
-/** How many letters to change, add or take away to make one word of the other. */
-function editDistance(from: string, to: string): number {
-  let row = Array.from({ length: to.length + 1 }, (_, n) => n);
-  for (const [n, letter] of [...from].entries()) {
-    const next = [n + 1];
-    for (const [m, other] of [...to].entries())
-      next.push(
-        Math.min((row[m] ?? 0) + (letter === other ? 0 : 1), (row[m + 1] ?? 0) + 1, (next[m] ?? 0) + 1),
-      );
-    row = next;
-  }
-  return row[to.length] ?? 0;
-}
-
-/** The key that was meant, if one is near. */
-function suggestion(key: string, known: readonly string[]): string {
-  const distance = (word: string): number => editDistance(key.slice(0, 64).toLowerCase(), word);
-  const [nearest] = known.toSorted((a, b) => distance(a) - distance(b));
-  return nearest !== undefined && distance(nearest) <= 3 ? `did you mean ${nearest}? ` : "";
-}
-
-/** A table that says which keys it knows when it meets another one. */
-function table<const E extends v.ObjectEntries>(entries: E) {
-  const known = Object.keys(entries);
-  return v.strictObject(entries, (issue) => {
-    if (issue.expected === "never")
-      return `unknown key; ${suggestion(String(issue.input), known)}known here: ${known.join(", ")}`;
-    return issue.received === "undefined" ? "this key must be there" : "a table";
-  });
-}
-
 const programText = "a program's name or absolute path";
 const vmmText = '"auto", "firecracker", "firecracker-qemu" or an absolute path';
 const jailerText = '"auto", "none" or an absolute path';
@@ -132,6 +93,7 @@ export const fileSchema = table({
     ),
   ),
   metrics: v.optional(table({ listen: v.optional(metricsListen) })),
+  images: v.optional(imagesTable),
   registries: v.optional(
     v.record(
       v.pipe(v.string(), v.regex(/^[a-z0-9.-]+(:\d{1,5})?$/i, "a registry's host, maybe with a port")),

@@ -1,5 +1,6 @@
 /** The daemon's configuration as everything inside it sees it: parsed once by `load-config.ts`, trusted after. */
 import type { LogLevel } from "../base/log.ts";
+import type { ImageSettings } from "../image/image-settings.ts";
 
 export type OciRuntimeConfig = { readonly type: "oci"; readonly name: string; readonly path: string };
 
@@ -37,6 +38,6 @@ export type DaemonConfig = {
   readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
   /** A unix socket's path, or HOST:PORT of loopback; "" = none */
   readonly metrics: { readonly listen: string };
-  /** Registry host (`registry.k8s.io`) to its settings */
-  readonly registries: ReadonlyMap<string, { readonly mirrors: readonly string[] }>;
+  /** The tables `images` and `registries` */
+  readonly images: ImageSettings;
 };

@@ -17,7 +17,7 @@ Serves the Kubernetes Container Runtime Interface on a unix socket.
   --help, --version
 
 SIGTERM and SIGINT end the daemon; pods keep running and are found again by the next one.
-SIGHUP reads the configuration again: log_level and registries count at once, the rest at the next start.
+SIGHUP reads the configuration again: log_level, images and registries count at once, the rest at the next start.
 `;
 
 export type DaemonOptions = {

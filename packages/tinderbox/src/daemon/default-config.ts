@@ -1,4 +1,5 @@
 /** What the daemon does without a configuration file. */
+import { defaultImageSettings } from "../image/image-settings.ts";
 import type { DaemonConfig, RuntimeConfig } from "./config.ts";
 
 /** Read when `--config` is not given, if it exists. */
@@ -31,5 +32,5 @@ export const defaultConfig: DaemonConfig = {
   enableCriuSupport: true,
   cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"] },
   metrics: { listen: "" },
-  registries: new Map(),
+  images: defaultImageSettings,
 };

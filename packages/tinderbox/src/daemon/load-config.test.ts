@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { generateKeyPairSync } from "node:crypto";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -39,8 +40,61 @@ mirrors = ["http://127.0.0.1:5000"]
 test("parseConfig: the example is the defaults and a mirror", () => {
   assert.deepEqual(parseConfig(example, "f"), {
     ...defaultConfig,
-    registries: new Map([["registry.k8s.io", { mirrors: ["http://127.0.0.1:5000"] }]]),
+    images: {
+      ...defaultConfig.images,
+      registries: new Map([["registry.k8s.io", { mirrors: ["http://127.0.0.1:5000"] }]]),
+    },
   });
+});
+
+test("parseConfig: all that can be said of images", (t) => {
+  const directory = mkdtempSync("/tmp/tb-config-");
+  t.after(() => rmSync(directory, { recursive: true }));
+  const key = join(directory, "cosign.pub");
+  const { publicKey } = generateKeyPairSync("ed25519");
+  writeFileSync(key, publicKey.export({ type: "spki", format: "pem" }));
+  const { images } = parseConfig(
+    `[images]
+unqualified_search_registries = ["registry.example:5000", "docker.io"]
+short_name_mode = "permissive"
+auth_files = ["/etc/auth.json"]
+credential_helpers_dir = "/opt/helpers"
+pinned = ["a*", "*b*", "c.d/e:f"]
+progress_timeout_seconds = 7
+default_policy = "reject"
+[images.aliases]
+"team/app" = "registry.example/team/app"
+[images.policy."localhost:5000/free"]
+type = "insecureAcceptAnything"
+[images.policy."registry.example"]
+type = "sigstoreSigned"
+keys = ["${key}"]
+[registries."Registry.Example"]
+mirrors = ["https://mirror.example/x"]
+`,
+    "f",
+  );
+  const { policy, ...others } = images;
+  assert.deepEqual(others, {
+    registries: new Map([["registry.example", { mirrors: ["https://mirror.example/x"] }]]),
+    shortNames: {
+      searchRegistries: ["registry.example:5000", "docker.io"],
+      aliases: new Map([["team/app", "registry.example/team/app"]]),
+      mode: "permissive",
+    },
+    auth: { files: ["/etc/auth.json"], helpersDir: "/opt/helpers" },
+    pinned: ["a*", "*b*", "c.d/e:f"],
+    stallMs: 7000,
+  });
+  assert.deepEqual(policy.default, { type: "reject" });
+  assert.deepEqual(policy.scopes.get("localhost:5000/free"), { type: "insecureAcceptAnything" });
+  const rule = policy.scopes.get("registry.example");
+  assert.ok(rule?.type === "sigstoreSigned");
+  assert.equal(rule.signedIdentity, "matchRepository");
+  assert.deepEqual(
+    rule.keys[0]?.export({ type: "spki", format: "pem" }),
+    publicKey.export({ type: "spki", format: "pem" }),
+  );
 });
 
 test("parseConfig: an empty file is the defaults", () => {
@@ -131,14 +185,17 @@ test("loadConfig: drop-ins replace single keys, runtimes and registries, in the 
   dropIn("10-a.toml", 'log_level = "warn"\n[runtimes.crun]\ntype = "oci"\npath = "crun-a"\n');
   dropIn(
     "30-c.toml",
-    '[registries."docker.io"]\nmirrors = ["http://127.0.0.1:5001"]\n[cni]\nconf_dir = "/c"\n',
+    '[registries."docker.io"]\nmirrors = ["http://127.0.0.1:5001"]\n[cni]\nconf_dir = "/c"\n[images]\npinned = ["a.b/c"]\n[images.policy."a.b"]\ntype = "reject"\n',
   );
+  dropIn("35-d.toml", '[images.policy."c.d"]\ntype = "reject"\n');
   dropIn("40-not-toml.conf", "nonsense");
   const config = loadConfig(file);
   assert.equal(config.logLevel, "warn");
   assert.deepEqual(config.runtimes.get("crun"), { type: "oci", name: "crun", path: "crun-b" });
   assert.ok(config.runtimes.has("firecracker"));
-  assert.deepEqual([...config.registries.keys()], ["registry.k8s.io", "docker.io"]);
+  assert.deepEqual([...config.images.registries.keys()], ["registry.k8s.io", "docker.io"]);
+  assert.deepEqual([...config.images.policy.scopes.keys()], ["a.b", "c.d"]);
+  assert.deepEqual(config.images.pinned, ["a.b/c"]);
   assert.deepEqual(config.cni, { confDir: "/c", binDirs: defaultConfig.cni.binDirs });
   dropIn("50-bad.toml", "root = 5");
   assert.throws(() => loadConfig(file), { code: "CONFIG", message: /50-bad\.toml: root: 5/ });

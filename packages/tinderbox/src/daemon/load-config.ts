@@ -2,16 +2,19 @@
  * Reads the daemon's TOML file, and the drop-ins beside it, into a DaemonConfig. An unknown key, a wrong type or a file that
  * is not there is a CONFIG error with file, key, value and what is allowed. Keys left out keep their default; a `runtimes`
  * table replaces the default runtimes as a whole. A drop-in (FILE.d/NAME.toml, in the order of their names) replaces the keys
- * that it has; of `runtimes` and `registries` it replaces or adds single ones.
+ * that it has; of `runtimes`, `registries`, `images.aliases` and `images.policy` it replaces or adds single ones.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parse, TomlError } from "smol-toml";
 import * as v from "valibot";
 import { errnoOf, TinderboxError } from "../base/errors.ts";
+import type { ImageSettings } from "../image/image-settings.ts";
+import { loadPublicKey, type PolicyRule } from "../image/signature-policy.ts";
 import type { DaemonConfig, RuntimeConfig } from "./config.ts";
 import { type FileConfig, fileSchema } from "./config-schema.ts";
 import { defaultConfig, defaultConfigPath } from "./default-config.ts";
+import type { FileRule } from "./images-schema.ts";
 
 function configError(where: string, why: string, cause?: unknown): TinderboxError {
   return new TinderboxError("CONFIG", `${where}: ${why}`, cause === undefined ? {} : { cause });
@@ -90,8 +93,56 @@ function overlay(base: FileConfig, above: FileConfig): FileConfig {
   const both = { ...base, ...above };
   if (base.runtimes && above.runtimes) both.runtimes = { ...base.runtimes, ...above.runtimes };
   if (base.registries && above.registries) both.registries = { ...base.registries, ...above.registries };
+  if (base.images && above.images) {
+    both.images = { ...base.images, ...above.images };
+    for (const key of ["aliases", "policy"] as const)
+      if (base.images[key] && above.images[key])
+        Object.assign(both.images, { [key]: { ...base.images[key], ...above.images[key] } });
+  }
   if (base.cni && above.cni) both.cni = { ...base.cni, ...above.cni };
   return both;
+}
+
+function policyRule(scope: string, rule: FileRule, file: string): PolicyRule {
+  if (rule.type !== "sigstoreSigned") return { type: rule.type };
+  const keys = rule.keys.map((path, n) => {
+    try {
+      return loadPublicKey(path);
+    } catch (cause) {
+      const key = keyOf(["images", "policy", scope, "keys", n].map((one) => ({ key: one })));
+      throw configError(
+        `${file}: ${key}`,
+        `${shownValue(path)}: ${TinderboxError.from(cause).message}`,
+        cause,
+      );
+    }
+  });
+  return { type: rule.type, keys, signedIdentity: rule.signed_identity };
+}
+
+function imageSettings({ images = {}, registries = {} }: FileConfig, file: string): ImageSettings {
+  const { shortNames, auth, policy, pinned, stallMs } = defaultConfig.images;
+  const seconds = images.progress_timeout_seconds;
+  return {
+    registries: new Map(Object.entries(registries).map(([host, settings]) => [host.toLowerCase(), settings])),
+    shortNames: {
+      searchRegistries: images.unqualified_search_registries ?? shortNames.searchRegistries,
+      aliases: new Map(Object.entries(images.aliases ?? {})),
+      mode: images.short_name_mode ?? shortNames.mode,
+    },
+    auth: {
+      files: images.auth_files ?? auth.files,
+      helpersDir: images.credential_helpers_dir ?? auth.helpersDir,
+    },
+    policy: {
+      default: images.default_policy === undefined ? policy.default : { type: images.default_policy },
+      scopes: new Map(
+        Object.entries(images.policy ?? {}).map(([scope, rule]) => [scope, policyRule(scope, rule, file)]),
+      ),
+    },
+    pinned: images.pinned ?? pinned,
+    stallMs: seconds === undefined ? stallMs : seconds * 1000,
+  };
 }
 
 function build(given: FileConfig, file: string): DaemonConfig {
@@ -130,7 +181,7 @@ function build(given: FileConfig, file: string): DaemonConfig {
       binDirs: given.cni?.bin_dirs ?? defaultConfig.cni.binDirs,
     },
     metrics: { listen: given.metrics?.listen ?? defaultConfig.metrics.listen },
-    registries: new Map(Object.entries(given.registries ?? {})),
+    images: imageSettings(given, file),
   };
 }
 

@@ -6,7 +6,7 @@ import { tinderboxVersion } from "../cri/runtime-status.ts";
 import type { DaemonConfig } from "./config.ts";
 import { type DaemonOptions, daemonUsage, parseDaemonOptions } from "./daemon-options.ts";
 import { loadConfig } from "./load-config.ts";
-import { applyConfig } from "./reload.ts";
+import { applyConfig, type Live } from "./reload.ts";
 import { lockRoot } from "./root-lock.ts";
 import { serviceManager } from "./service-manager.ts";
 import { startDaemon } from "./wire.ts";
@@ -64,19 +64,19 @@ async function serve(options: DaemonOptions): Promise<void> {
     process.exit(1);
   });
   const asked = endAsked(options);
-  const registries = new Map(config.registries);
+  const live: Live = { threshold, images: config.images };
   process.on("SIGHUP", () => {
     try {
       const next = withOverrides(loadConfig(options.config), options);
       const logLevel = options.logLevel ?? next.logLevel;
-      applyConfig(config, { ...next, logLevel }, { threshold, registries }, defaultLevel, logger);
+      applyConfig(config, { ...next, logLevel }, live, defaultLevel, logger);
     } catch (cause) {
       logger.error("the configuration was not read again; the one before goes on", {
         cause: TinderboxError.from(cause).message,
       });
     }
   });
-  await using _daemon = await startDaemon({ ...config, registries }, logger);
+  await using _daemon = await startDaemon(config, () => live.images, logger);
   const manager = serviceManager(process.env, logger);
   logger.info("listening", {
     socket: config.listen,

@@ -1,11 +1,12 @@
 /** SIGHUP: what of a new configuration can count at once does, and what cannot is named. */
 import type { Logger, LogLevel, LogThreshold } from "../base/log.ts";
+import type { ImageSettings } from "../image/image-settings.ts";
 import type { DaemonConfig } from "./config.ts";
 
 /** The parts of the running daemon that follow the configuration. */
 export type Live = {
   readonly threshold: LogThreshold;
-  readonly registries: Map<string, { readonly mirrors: readonly string[] }>;
+  images: ImageSettings;
 };
 
 /** Text to compare by; maps as lists, since JSON knows no maps. */
@@ -22,13 +23,13 @@ export function applyConfig(
   logger: Logger,
 ): void {
   live.threshold.level = after.logLevel ?? defaultLevel;
-  live.registries.clear();
-  for (const [host, settings] of after.registries) live.registries.set(host, settings);
+  live.images = after.images;
   const fixed = ["root", "state", "listen", "defaultRuntime", "runtimes", "cni", "metrics"] as const;
   const waiting = fixed.filter((key) => shown(before[key]) !== shown(after[key]));
   logger.info("configuration read again", {
     logLevel: live.threshold.level,
-    registries: [...live.registries.keys()].join(" "),
+    registries: [...live.images.registries.keys()].join(" "),
+    policy: [...live.images.policy.scopes.keys()].join(" "),
   });
   if (waiting.length > 0)
     logger.warn("these settings count after a restart (pods are not touched by it)", {

@@ -6,6 +6,7 @@ import { createCriServer } from "../cri/cri-server.ts";
 import { openStreamingServer } from "../cri/streaming/streaming-server.ts";
 import { openEngine } from "../engine/engine.ts";
 import { openImageService } from "../image/image-service.ts";
+import type { ImageSettings } from "../image/image-settings.ts";
 import { createNetworkService } from "../network/network-service.ts";
 import { Images } from "../rpc/gen/tinderbox/images/v1/images_pb.ts";
 import { addGrpcService, closeGrpc, listenGrpc } from "../rpc/grpc-service.ts";
@@ -51,14 +52,18 @@ function describe(config: DaemonConfig): string {
   });
 }
 
-/** Starts everything and serves CRI. Disposing ends the daemon's part; pods live on. */
-export async function startDaemon(config: DaemonConfig, logger: Logger): Promise<AsyncDisposable> {
+/** Starts everything and serves CRI; what is said of images may change while it runs. Disposing ends the daemon's part; pods live on. */
+export async function startDaemon(
+  config: DaemonConfig,
+  imageSettings: () => ImageSettings,
+  logger: Logger,
+): Promise<AsyncDisposable> {
   const undo = new UndoStack();
   try {
     await prepareSocketPath(config.listen);
     const images = await openImageService({
       root: config.root,
-      registries: config.registries,
+      settings: imageSettings,
       logger,
     });
     undo.defer("close the images", () => images.close());

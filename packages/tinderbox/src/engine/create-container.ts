@@ -26,6 +26,8 @@ function imageFor(state: EngineState, config: ContainerConfig): Image {
     throw new TinderboxError("NOT_FOUND", `image ${JSON.stringify(config.image)} is not on this node`, {
       hint: "Pull it first.",
     });
+  // Again: the policy may be another one than at the pull, or the image came by another way.
+  state.parts.images.checkPolicy(image.id, config.userImage);
   return image;
 }
 

@@ -11,6 +11,7 @@ const image: Image = {
   id: `sha256:${"00".repeat(32)}` as Digest,
   repoTags: [],
   repoDigests: [],
+  isPinned: false,
   sizeBytes: 1,
   config: {
     user: "app:web",

@@ -27,6 +27,7 @@ export function volumeImages(
         `ImageVolumeMountFailed: mounts[${n}].image ${JSON.stringify(source.image)} is not on this node`,
         { hint: "Pull it first." },
       );
+    images.checkPolicy(image.id, source.notes?.userImage || source.image);
     found[n] = image.id;
   }
   return found;

@@ -67,7 +67,6 @@ async function withSource<T>(
   try {
     const images = await openImageService({
       root,
-      registries: new Map(),
       logger: createLogger({ level: "warn", format: "text" }),
     });
     options.onProgress?.({ step: "rootfs", message: `pulling ${source}` });

@@ -1,8 +1,9 @@
 /** Files that may be compressed with gzip or zstd, as streams of what is in them. */
 import { createReadStream } from "node:fs";
 import { open } from "node:fs/promises";
-import type { Readable } from "node:stream";
-import { createGunzip, createZstdDecompress } from "node:zlib";
+import { Duplex, type Readable } from "node:stream";
+import { createGunzip } from "node:zlib";
+import { frameMagic, isSkippableMagic, unpackZstd } from "./zstd-frames.ts";
 
 /** The file's bytes, and the steps that unpack them; told by its first bytes, as media types are often wrong. */
 export async function openCompressed(
@@ -17,6 +18,7 @@ export async function openCompressed(
   }
   const source = createReadStream(path, { highWaterMark: 256 * 1024 });
   if (magic.readUInt16BE(0) === 0x1f8b) return { source, steps: [createGunzip()] };
-  if (magic.readUInt32LE(0) === 0xfd2fb528) return { source, steps: [createZstdDecompress()] };
+  const word = magic.readUInt32LE(0);
+  if (word === frameMagic || isSkippableMagic(word)) return { source, steps: [Duplex.from(unpackZstd)] };
   return { source, steps: [] };
 }

@@ -1,9 +1,11 @@
 /** What is known of images, in SQLite: records, names, holders. The files themselves are the service's. */
+import { existsSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import * as v from "valibot";
 import { TinderboxError } from "../base/errors.ts";
 import type { Digest, Image, ImageConfig } from "./contract.ts";
+import type { HeldSignature } from "./simple-signing.ts";
 
 const schema = `
 PRAGMA journal_mode = WAL;
@@ -12,6 +14,9 @@ CREATE TABLE IF NOT EXISTS images (
   id TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, config TEXT NOT NULL, passwd TEXT NOT NULL, grp TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, id TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS signatures (
+  id TEXT NOT NULL, payload TEXT NOT NULL, base64 TEXT NOT NULL, PRIMARY KEY (id, payload, base64)
+) STRICT;
 CREATE TABLE IF NOT EXISTS holders (id TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (id, owner)) STRICT;
 `;
 
@@ -34,6 +39,7 @@ const rowSchema = v.object({
   grp: v.string(),
 });
 const nameSchema = v.object({ name: v.string(), id: v.string() });
+const signatureSchema = v.object({ id: v.string(), payload: v.string(), base64: v.string() });
 const holderSchema = v.object({ id: v.string(), owner: v.string() });
 
 type NewImage = {
@@ -44,18 +50,59 @@ type NewImage = {
   readonly group: string;
 };
 
+export type StoreOptions = {
+  /** Whether an image with these names is pinned */
+  readonly isPinned: (names: readonly string[]) => boolean;
+  /** Told when the database could not be read; it is put aside as `kept`, and an empty one takes its place */
+  readonly onDamage: (damage: string, kept: string) => void;
+};
+
+/** Opens the database, or a new one in place of one that SQLite finds broken. */
+function openDatabase(path: string, onDamage: StoreOptions["onDamage"]): DatabaseSync {
+  const open = (): DatabaseSync => {
+    const db = new DatabaseSync(path);
+    try {
+      db.exec(schema);
+      const { quick_check: verdict } = v.parse(
+        v.object({ quick_check: v.string() }),
+        db.prepare("PRAGMA quick_check(1)").get(),
+      );
+      if (verdict !== "ok") throw new TinderboxError("INTERNAL", verdict);
+      return db;
+    } catch (cause) {
+      db.close();
+      throw cause;
+    }
+  };
+  try {
+    return open();
+  } catch (cause) {
+    const { message } = TinderboxError.from(cause);
+    // Anything else (no space, no permission) is not mended by an empty database.
+    if (!(cause instanceof TinderboxError) && !/malformed|not a database|disk image|corrupt/i.test(message))
+      throw cause;
+    const kept = `${path}.damaged`;
+    if (existsSync(path)) renameSync(path, kept);
+    for (const journal of ["-wal", "-shm"]) rmSync(`${path}${journal}`, { force: true });
+    onDamage(message, kept);
+    return open();
+  }
+}
+
 /** All methods are synchronous; each change is one transaction. */
 export class ImageStore {
   readonly #directory: string;
+  readonly #isPinned: StoreOptions["isPinned"];
   readonly #db: DatabaseSync;
   readonly #images = new Map<Digest, NewImage>();
   readonly #names = new Map<string, Digest>();
   readonly #holders = new Map<Digest, Set<string>>();
+  readonly #signatures = new Map<Digest, HeldSignature[]>();
 
-  constructor(directory: string) {
+  constructor(directory: string, { isPinned, onDamage }: StoreOptions) {
     this.#directory = directory;
-    this.#db = new DatabaseSync(join(directory, "images.db"));
-    this.#db.exec(schema);
+    this.#isPinned = isPinned;
+    this.#db = openDatabase(join(directory, "images.db"), onDamage);
     for (const row of this.#db.prepare("SELECT * FROM images").all()) {
       const { id, size_bytes, config, passwd, grp } = v.parse(rowSchema, row);
       const digest = id as Digest;
@@ -75,6 +122,10 @@ export class ImageStore {
       const { id, owner } = v.parse(holderSchema, row);
       this.#holdersOf(id as Digest).add(owner);
     }
+    for (const row of this.#db.prepare("SELECT * FROM signatures").all()) {
+      const { id, payload, base64 } = v.parse(signatureSchema, row);
+      this.#signatures.set(id as Digest, [...this.signaturesOf(id as Digest), { payload, base64 }]);
+    }
   }
 
   #holdersOf(id: Digest): Set<string> {
@@ -87,12 +138,23 @@ export class ImageStore {
     return join(this.#directory, "blocks", `${id.slice(id.indexOf(":") + 1)}.sqfs`);
   }
 
-  isHeldPath(path: string): boolean {
-    return [...this.#images.keys()].some((id) => this.blockPath(id) === path);
+  /** Of the image's file when it was made; undefined: no such image */
+  sizeOf(id: Digest): number | undefined {
+    return this.#images.get(id)?.sizeBytes;
   }
 
-  has(id: Digest): boolean {
-    return this.#images.has(id);
+  signaturesOf(id: Digest): readonly HeldSignature[] {
+    return this.#signatures.get(id) ?? [];
+  }
+
+  /** Adds signatures that the policy has accepted; they go with the image. */
+  keepSignatures(id: Digest, signatures: readonly HeldSignature[]): void {
+    for (const { payload, base64 } of signatures) {
+      const { changes } = this.#db
+        .prepare("INSERT OR IGNORE INTO signatures VALUES (?, ?, ?)")
+        .run(id, payload, base64);
+      if (changes > 0) this.#signatures.set(id, [...this.signaturesOf(id), { payload, base64 }]);
+    }
   }
 
   insert(image: NewImage): void {
@@ -118,6 +180,7 @@ export class ImageStore {
     if (names.length === 0) return undefined;
     return {
       ...record,
+      isPinned: this.#isPinned(names),
       repoTags: names.filter((name) => !name.includes("@")).sort(),
       repoDigests: names.filter((name) => name.includes("@")).sort(),
       blockPath: this.blockPath(id),
@@ -175,7 +238,9 @@ export class ImageStore {
     const named = [...this.#names.values()].includes(id);
     if (named || this.#holdersOf(id).size > 0 || !this.#images.has(id)) return false;
     this.#db.prepare("DELETE FROM images WHERE id = ?").run(id);
+    this.#db.prepare("DELETE FROM signatures WHERE id = ?").run(id);
     this.#images.delete(id);
+    this.#signatures.delete(id);
     return true;
   }
 

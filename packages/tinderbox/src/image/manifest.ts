@@ -18,6 +18,8 @@ const descriptor = v.object({
   digest,
   size: v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(maxBlobBytes)),
 });
+/** A descriptor as manifests have them. */
+export const descriptorSchema: typeof descriptor = descriptor;
 const platform = v.object({ architecture: v.string(), os: v.string() });
 export type Platform = v.InferOutput<typeof platform>;
 const index = v.object({

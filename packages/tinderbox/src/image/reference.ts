@@ -16,7 +16,17 @@ const registryPattern = /^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-f
 const tagPattern = /^[\w][\w.-]{0,127}$/;
 const digestPattern = /^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$/;
 
-/** Parses a reference; without tag and digest the tag is `latest`. @throws IMAGE_REFERENCE */
+function isRegistryHost(first: string): boolean {
+  return /[.:]/.test(first) || first === "localhost" || first.startsWith("[");
+}
+
+/** Whether an image's name says no registry: `alpine`, `library/alpine:3`. */
+export function isShortName(text: string): boolean {
+  const [first = "", ...rest] = text.split("/");
+  return rest.length === 0 || !isRegistryHost(first);
+}
+
+/** Parses a reference, a name without a registry as one of Docker Hub; without tag and digest the tag is `latest`. @throws IMAGE_REFERENCE */
 export function parseReference(text: string): Reference {
   const wrong = (why: string): TinderboxError =>
     new TinderboxError("IMAGE_REFERENCE", `image ${JSON.stringify(text)}: ${why}`, {
@@ -38,8 +48,10 @@ export function parseReference(text: string): Reference {
   }
   const slash = name.indexOf("/");
   const first = slash < 0 ? "" : name.slice(0, slash);
-  const isRegistry = /[.:]/.test(first) || first === "localhost" || first.startsWith("[");
-  const registry = isRegistry ? (first === "index.docker.io" ? "docker.io" : first) : "docker.io";
+  const isRegistry = isRegistryHost(first);
+  // DNS knows no case: what is said of a registry must count however it is written.
+  const host = first.toLowerCase();
+  const registry = isRegistry ? (host === "index.docker.io" ? "docker.io" : host) : "docker.io";
   if (!registryPattern.test(registry))
     throw wrong(`the registry ${JSON.stringify(registry)} is not a host name`);
   let repository = isRegistry ? name.slice(slash + 1) : name;

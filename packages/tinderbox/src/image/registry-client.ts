@@ -40,21 +40,29 @@ export type Patience = {
 
 export const defaultPatience: Patience = { stallMs: 30_000, pauseMs: 200 };
 
-/** Tries without progress. A mirror gets one: there is somebody else to ask. */
-const attempts = 4;
+/** A mirror is tried once: there is somebody else to ask. */
+const tries = 4;
 /** A download that got this much further may be cut again. */
 const progressBytes = 1 << 20;
 const maxPauseMs = 10_000;
+/** A registry that wants to be left alone for longer gets its way: the pull fails, and who asked for it asks again. */
+const maxRetryAfterMs = 30_000;
 
 export type RegistryOptions = {
   readonly mirrors: readonly string[];
-  readonly auth: RegistryAuth | undefined;
+  /** Asked when an endpoint wants credentials; those of one are never for another */
+  readonly credentials: (endpoint: Endpoint) => Promise<RegistryAuth | undefined>;
   readonly signal: AbortSignal;
   /** @default defaultPatience */
   readonly patience?: Patience;
 };
 
-type Endpoint = { readonly url: string; readonly isMirror: boolean };
+export type Endpoint = {
+  readonly url: string;
+  readonly isMirror: boolean;
+  /** Without progress */
+  readonly tries: number;
+};
 
 function isLoopback(host: string): boolean {
   return /^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$/.test(host);
@@ -63,8 +71,8 @@ function isLoopback(host: string): boolean {
 /** Places that may have the repository, in the order in which they are asked. */
 function endpoints(registry: string, mirrors: readonly string[]): readonly Endpoint[] {
   const host = registry === "docker.io" ? "registry-1.docker.io" : registry;
-  const own = { url: `${isLoopback(registry) ? "http" : "https"}://${host}`, isMirror: false };
-  return [...mirrors.map((mirror) => ({ url: mirror.replace(/\/+$/, ""), isMirror: true })), own];
+  const own = { url: `${isLoopback(registry) ? "http" : "https"}://${host}`, isMirror: false, tries };
+  return [...mirrors.map((mirror) => ({ url: mirror.replace(/\/+$/, ""), isMirror: true, tries: 1 })), own];
 }
 
 export class RegistryClient implements ImageOrigin {
@@ -72,6 +80,8 @@ export class RegistryClient implements ImageOrigin {
   readonly #options: RegistryOptions;
   /** Authorization header by endpoint */
   readonly #authorizations = new Map<string, string>();
+  /** Where the last manifest was */
+  #source: Endpoint | undefined;
 
   constructor(reference: Reference, options: RegistryOptions) {
     this.#reference = reference;
@@ -87,26 +97,40 @@ export class RegistryClient implements ImageOrigin {
   }
 
   async manifest(which: string): Promise<ManifestBytes> {
+    return this.#eachEndpoint(`manifest ${which}`, async (endpoint) => {
+      const found = await this.#manifestAt(endpoint, which);
+      this.#source = endpoint;
+      return found;
+    });
+  }
+
+  /** A manifest by tag at the place that the image's own manifest came from, and nowhere else. @throws as `manifest` */
+  async manifestBeside(tag: string): Promise<ManifestBytes> {
+    const source = this.#source;
+    if (source === undefined) throw new TinderboxError("INTERNAL", "no manifest was asked for yet");
+    try {
+      return await this.#manifestAt({ ...source, tries }, tag);
+    } catch (cause) {
+      this.#options.signal.throwIfAborted();
+      throw this.#named(`manifest ${tag}`, TinderboxError.from(cause));
+    }
+  }
+
+  #manifestAt(endpoint: Endpoint, which: string): Promise<ManifestBytes> {
     const http = this.#http(this.#options.signal);
-    return this.#eachEndpoint(`manifest ${which}`, (endpoint) =>
-      this.#retrying(endpoint, http.signal, async () => {
-        const response = await this.#get(
-          endpoint,
-          `manifests/${which}`,
-          { accept: manifestTypes.join(", ") },
-          http,
-        );
-        const bytes = await beginningOf(response, maxManifestBytes + 1, http);
-        if (bytes.length > maxManifestBytes)
-          throw new TinderboxError("IMAGE_MALFORMED", `the manifest is over ${maxManifestBytes} bytes`);
-        const isDigest = which.includes(":");
-        const digest = digestOf(bytes, isDigest ? which : undefined);
-        if (isDigest && which !== digest)
-          throw new TinderboxError("IMAGE_DIGEST", `the manifest has the digest ${digest}`);
-        const mediaType = response.headers.get("content-type")?.split(";")[0]?.trim() ?? "";
-        return { bytes, mediaType, digest };
-      }),
-    );
+    return this.#retrying(endpoint, http.signal, async () => {
+      const accept = manifestTypes.join(", ");
+      const response = await this.#get(endpoint, `manifests/${which}`, { accept }, http);
+      const bytes = await beginningOf(response, maxManifestBytes + 1, http);
+      if (bytes.length > maxManifestBytes)
+        throw new TinderboxError("IMAGE_MALFORMED", `the manifest is over ${maxManifestBytes} bytes`);
+      const isDigest = which.includes(":");
+      const digest = digestOf(bytes, isDigest ? which : undefined);
+      if (isDigest && which !== digest)
+        throw new TinderboxError("IMAGE_DIGEST", `the manifest has the digest ${digest}`);
+      const mediaType = response.headers.get("content-type")?.split(";")[0]?.trim() ?? "";
+      return { bytes, mediaType, digest };
+    });
   }
 
   /** Goes on where a cut connection ended. */
@@ -169,18 +193,29 @@ export class RegistryClient implements ImageOrigin {
         signal.throwIfAborted();
         if (!(cause instanceof PassingFault)) throw cause;
         if (progressed()) attempt = 1;
-        else if (attempt >= (endpoint.isMirror ? 1 : attempts)) throw cause;
-        const wait = cause.retryAfterMs ?? this.#patience.pauseMs * 2 ** (attempt - 1);
-        await pause(Math.min(wait, maxPauseMs), signal);
+        else if (attempt >= endpoint.tries) throw cause;
+        const { retryAfterMs } = cause;
+        if (retryAfterMs !== undefined && retryAfterMs > maxRetryAfterMs) throw cause;
+        const wait = Math.min(this.#patience.pauseMs * 2 ** (attempt - 1), maxPauseMs);
+        await pause(retryAfterMs ?? wait, signal);
       }
     }
   }
 
+  /** An error with what it is about. */
+  #named(what: string, error: TinderboxError, more = ""): TinderboxError {
+    if (error.code === "INTERNAL") return error;
+    const { registry, repository } = this.#reference;
+    return new TinderboxError(error.code, `${registry}/${repository}: ${what}: ${error.message}${more}`, {
+      cause: error,
+      ...(error.hint !== undefined && { hint: error.hint }),
+    });
+  }
+
   /** Tries mirrors, then the registry; the registry's own error is the one thrown. */
   async #eachEndpoint<T>(what: string, work: (endpoint: Endpoint) => Promise<T>): Promise<T> {
-    const { registry, repository } = this.#reference;
     const before: string[] = [];
-    for (const endpoint of endpoints(registry, this.#options.mirrors)) {
+    for (const endpoint of endpoints(this.#reference.registry, this.#options.mirrors)) {
       try {
         return await work(endpoint);
       } catch (cause) {
@@ -191,12 +226,7 @@ export class RegistryClient implements ImageOrigin {
           before.push(`; mirror ${endpoint.url}: ${error.message}`);
           continue;
         }
-        if (error.code === "INTERNAL") throw error;
-        throw new TinderboxError(
-          error.code,
-          `${registry}/${repository}: ${what}: ${error.message}${before.join("")}`,
-          { cause: error, ...(error.hint !== undefined && { hint: error.hint }) },
-        );
+        throw this.#named(what, error, before.join(""));
       }
     }
     throw new TinderboxError("INTERNAL", "a registry without endpoints");
@@ -209,7 +239,7 @@ export class RegistryClient implements ImageOrigin {
     headers: Record<string, string>,
     http: HttpOptions,
   ): Promise<Response> {
-    const { url, isMirror } = endpoint;
+    const { url } = endpoint;
     const { repository } = this.#reference;
     for (let mayAuthorize = true; ; mayAuthorize = false) {
       const authorization = this.#authorizations.get(url);
@@ -226,12 +256,12 @@ export class RegistryClient implements ImageOrigin {
       http.signal.throwIfAborted();
       // Once: a token that has run out is replaced, one that is refused is not asked for again and again.
       if (status === 401 && challenge && mayAuthorize) {
-        // The registry's credentials are not for its mirrors.
-        const auth = isMirror ? undefined : this.#options.auth;
+        const auth = await this.#options.credentials(endpoint);
         this.#authorizations.set(url, await authorize(challenge, url, repository, auth, http));
         continue;
       }
-      const message = `${url} answered HTTP ${status}: ${quote(said.toString("utf8"))}`;
+      const later = retryAfterMs === undefined ? "" : `, try again after ${Math.ceil(retryAfterMs / 1000)} s`;
+      const message = `${url} answered HTTP ${status}${later}: ${quote(said.toString("utf8"))}`;
       if (status === 401 || status === 403)
         throw new TinderboxError(
           "REGISTRY_AUTH",

@@ -6,6 +6,7 @@
  *     name mode uid gid size mtime checksum type  linkname magic  version ... ... major minor prefix ...
  */
 import { TinderboxError } from "../base/errors.ts";
+import { ByteSource } from "./byte-source.ts";
 import { type TarEntry, type TarKind, tarBlockBytes } from "./tar-entry.ts";
 
 /** Bytes of one pax header or long name; the kernel's paths end at 4096, xattr values at 64 KiB. */
@@ -31,58 +32,6 @@ const kinds: Readonly<Record<string, TarKind>> = {
 
 function malformed(why: string): TinderboxError {
   return new TinderboxError("IMAGE_MALFORMED", `tar archive: ${why}`);
-}
-
-/** Exact amounts of bytes out of a stream of chunks. */
-class ByteSource {
-  readonly #chunks: AsyncIterator<Uint8Array>;
-  #rest: Buffer = Buffer.alloc(0);
-
-  constructor(source: AsyncIterable<Uint8Array>) {
-    this.#chunks = source[Symbol.asyncIterator]();
-  }
-
-  /** 1 to `max` bytes as they come; undefined at the end. */
-  async some(max: number): Promise<Buffer | undefined> {
-    while (this.#rest.length === 0) {
-      const { done, value } = await this.#chunks.next();
-      if (done) return undefined;
-      this.#rest = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
-    }
-    const part = this.#rest.subarray(0, max);
-    this.#rest = this.#rest.subarray(part.length);
-    return part;
-  }
-
-  /** `size` bytes, or undefined when the stream ends right here. */
-  async exactly(size: number): Promise<Buffer | undefined> {
-    if (this.#rest.length >= size) {
-      const part = this.#rest.subarray(0, size);
-      this.#rest = this.#rest.subarray(size);
-      return part;
-    }
-    const parts: Buffer[] = [];
-    let have = 0;
-    while (have < size) {
-      const part = await this.some(size - have);
-      if (part === undefined) {
-        if (have === 0) return undefined;
-        throw malformed("it ends in the middle of an entry");
-      }
-      parts.push(part);
-      have += part.length;
-    }
-    return Buffer.concat(parts);
-  }
-
-  /** Passes over `size` bytes, or what is left of them: some writers leave the last padding out. */
-  async skip(size: number): Promise<void> {
-    for (let left = size; left > 0; ) {
-      const part = await this.some(left);
-      if (part === undefined) return;
-      left -= part.length;
-    }
-  }
 }
 
 function textField(block: Buffer, start: number, length: number): string {
@@ -196,7 +145,7 @@ const isZero = (block: Buffer): boolean => block.every((byte) => byte === 0);
 export async function* readTar(
   source: AsyncIterable<Uint8Array>,
 ): AsyncGenerator<{ entry: TarEntry; body: AsyncGenerator<Buffer> }> {
-  const bytes = new ByteSource(source);
+  const bytes = new ByteSource(source, "tar archive: it ends in the middle of an entry");
   const globals = new Map<string, string>();
   let pax = new Map<string, string>();
   let extensions = 0;
