@@ -110,7 +110,10 @@ const mistakes: readonly (readonly [string, string])[] = [
   ['[cni]\nbin_dirs = "/opt"', 'cni.bin_dirs: "/opt": a list of paths'],
   ["[cni]\nbin_dirs = []", "cni.bin_dirs: []: at least one path"],
   ['[cni]\nbin_dirs = ["/opt", 5]', `cni.bin_dirs.1: 5: ${path}`],
-  ["[cni]\nbindirs = []", "cni.bindirs: unknown key; did you mean bin_dirs? known here: conf_dir, bin_dirs"],
+  [
+    "[cni]\nbindirs = []",
+    "cni.bindirs: unknown key; did you mean bin_dirs? known here: conf_dir, bin_dirs, default_network",
+  ],
   ["registries = 5", "registries: 5: a table of registries"],
   ["[registries]\na = 5", "registries.a: 5: a table"],
   ['[registries."a b"]\nmirrors = []', 'registries."a b": "a b": a registry\'s host, maybe with a port'],

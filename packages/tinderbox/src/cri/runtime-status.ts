@@ -1,4 +1,4 @@
-/** Version, Status, RuntimeConfig and UpdateRuntimeConfig: they look at nothing slow and never fail. */
+/** Version, Status, RuntimeConfig and UpdateRuntimeConfig: they never fail, and what they wait for has a short deadline. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { projectRoot } from "../base/paths.ts";
@@ -26,7 +26,8 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
       runtimeApiVersion: "v1",
     }),
     status: async ({ verbose }) => {
-      const notReady = engine.networkNotReady();
+      const { isReady, message } = await engine.networkStatus();
+      const reason = isReady ? "NetworkConfigurationFault" : "NetworkPluginNotReady";
       const features = new Map(engine.handlers.map((handler) => [handler.name, handler.features]));
       const ofDefault = features.get(engine.defaultHandler);
       if (ofDefault) features.set("", ofDefault);
@@ -34,9 +35,7 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
         status: {
           conditions: [
             { type: "RuntimeReady", status: true },
-            notReady === undefined
-              ? { type: "NetworkReady", status: true }
-              : { type: "NetworkReady", status: false, reason: "NetworkPluginNotReady", message: notReady },
+            { type: "NetworkReady", status: isReady, ...(message === "" ? {} : { reason, message }) },
           ],
         },
         runtimeHandlers: [...features].map(([name, ofHandler]) => ({ name, features: ofHandler })),
@@ -46,7 +45,11 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
     },
     // Pods' cgroups are made as plain directories below the kubelet's.
     runtimeConfig: async () => ({ linux: { cgroupDriver: CgroupDriver.CGROUPFS } }),
-    // The pod CIDR is the CNI plugin's business; the kubelet wants an OK.
-    updateRuntimeConfig: async () => ({}),
+    updateRuntimeConfig: async ({ runtimeConfig }) => {
+      const podCidr = runtimeConfig?.networkConfig?.podCidr ?? "";
+      // The kubelet says nothing of a node that has none.
+      if (podCidr !== "") await engine.setPodCidrs(podCidr.split(",").map((one) => one.trim()));
+      return {};
+    },
   };
 }

@@ -32,7 +32,12 @@ export type DaemonConfig = {
   readonly logLevel: LogLevel | undefined;
   readonly defaultRuntime: string;
   readonly runtimes: ReadonlyMap<string, RuntimeConfig>;
-  readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
+  readonly cni: {
+    readonly confDir: string;
+    readonly binDirs: readonly string[];
+    /** The name of the network that pods get; "" = that of the first file */
+    readonly defaultNetwork: string;
+  };
   /** A unix socket's path, or HOST:PORT of loopback; "" = none */
   readonly metrics: { readonly listen: string };
   /** Registry host (`registry.k8s.io`) to its settings */

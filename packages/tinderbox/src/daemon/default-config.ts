@@ -28,7 +28,7 @@ export const defaultConfig: DaemonConfig = {
   logLevel: undefined,
   defaultRuntime: "crun",
   runtimes: new Map(runtimes.map((runtime) => [runtime.name, runtime])),
-  cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"] },
+  cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"], defaultNetwork: "" },
   metrics: { listen: "" },
   registries: new Map(),
 };

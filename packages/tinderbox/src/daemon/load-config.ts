@@ -127,6 +127,7 @@ function build(given: FileConfig, file: string): DaemonConfig {
     cni: {
       confDir: given.cni?.conf_dir ?? defaultConfig.cni.confDir,
       binDirs: given.cni?.bin_dirs ?? defaultConfig.cni.binDirs,
+      defaultNetwork: given.cni?.default_network ?? defaultConfig.cni.defaultNetwork,
     },
     metrics: { listen: given.metrics?.listen ?? defaultConfig.metrics.listen },
     registries: new Map(Object.entries(given.registries ?? {})),
