@@ -11,7 +11,7 @@ import {
   SpdyFrameReader,
   uint32,
 } from "../../packages/tinderbox/src/cri/streaming/spdy-frame-codec.ts";
-import { HeaderReader, HeaderWriter } from "../../packages/tinderbox/src/cri/streaming/spdy-header-block.ts";
+import { HeaderWriter } from "../../packages/tinderbox/src/cri/streaming/spdy-header-block.ts";
 
 /** What has come on a stream: the last of it as text, all of it as length and hash */
 export type Received = { bytes: number; text: string; readonly hash: Hash; isOver: boolean };
@@ -54,7 +54,6 @@ function tunnelTransport(socket: WebSocket, onData: (chunk: Buffer) => void): Tr
 export class SpdyClient {
   readonly #received = new Map<number, Received>();
   readonly #reader = new SpdyFrameReader();
-  readonly #headerReader = new HeaderReader();
   readonly #headerWriter = new HeaderWriter();
   #waiting: (() => void)[] = [];
   #transport: Transport | undefined;
@@ -117,8 +116,7 @@ export class SpdyClient {
         stream.hash.update(frame.payload);
         if (stream.text.length < maxTextChars) stream.text += frame.payload.toString("latin1");
         stream.isOver ||= frame.fin;
-      } else if (frame.type === controlType.synReply) void this.#headerReader.read(frame.payload.subarray(4));
-      else if (frame.type === controlType.rstStream)
+      } else if (frame.type === controlType.rstStream)
         this.received(frame.payload.readUInt32BE(0)).isOver = true;
     }
     for (const wake of this.#waiting.splice(0)) wake();
