@@ -109,6 +109,10 @@ const mistakes: readonly (readonly [string, string])[] = [
   ['[cni]\nconf_dir = "net.d"', `cni.conf_dir: "net.d": ${notRoot}`],
   ['[cni]\nbin_dirs = "/opt"', 'cni.bin_dirs: "/opt": a list of paths'],
   ["[cni]\nbin_dirs = []", "cni.bin_dirs: []: at least one path"],
+  [
+    '[cni]\ndefault_network = "../x"',
+    'cni.default_network: "../x": a CNI network\'s name, or "" for that of the first file',
+  ],
   ['[cni]\nbin_dirs = ["/opt", 5]', `cni.bin_dirs.1: 5: ${path}`],
   [
     "[cni]\nbindirs = []",
