@@ -6,6 +6,7 @@ import { isIPv6 } from "node:net";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, describe, test } from "node:test";
 import { pushBusyboxImage } from "./support/busybox-image.ts";
+import { cniToml } from "./support/cni.ts";
 import { type PodInit, type TestContainer, TestCri } from "./support/cri-client.ts";
 import { startDaemon, type TestDaemon } from "./support/daemon.ts";
 import {
@@ -177,7 +178,7 @@ function start(): Promise<TestDaemon> {
   return startDaemon({
     root: join(work, "root"),
     state: join(work, "run"),
-    configToml: `[cni]\nconf_dir = ${JSON.stringify(confDir)}\nbin_dirs = [${JSON.stringify(recorder.binDir)}, ${JSON.stringify(pluginDir)}]\n`,
+    configToml: cniToml(confDir, [recorder.binDir, pluginDir]),
   });
 }
 

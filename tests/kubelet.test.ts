@@ -53,7 +53,7 @@ for (const handler of ["crun", "firecracker"]) {
       startDaemon({
         root: join(work, "root"),
         state: join(work, "run"),
-        configToml: `default_runtime = "${handler}"\n[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+        configToml: `default_runtime = "${handler}"\n${cni.toml}`,
       });
     /** As a ConfigMap volume is written: a directory for each version, and a link that is exchanged. */
     const writeVersion = (text: string): void => {
