@@ -59,7 +59,10 @@ test("an answer has its bound", async () => {
 
 test("one that does not end is killed, with what it has started", async () => {
   const pidFile = join(work, "pid");
-  await assert.rejects(run(`sleep 1000 & echo $! > ${pidFile}; wait`, 500), { code: "TIMEOUT" });
+  await assert.rejects(run(`sleep 1000 & echo $! > ${pidFile}; wait`, 500), {
+    code: "TIMEOUT",
+    message: "CNI ADD by plugin: no end after 500 ms; it was killed",
+  });
   const pid = readFileSync(pidFile, "utf8").trim();
   const isGone = !existsSync(`/proc/${pid}`) || / Z /.test(readFileSync(`/proc/${pid}/stat`, "utf8"));
   assert.ok(isGone, `the plugin's child ${pid} is still there`);

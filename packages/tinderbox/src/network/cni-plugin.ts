@@ -59,6 +59,7 @@ function failureOf(said: unknown, exitCode: number, stderr: string): string {
 /** Its answer, undefined where it says nothing. @throws CNI with the plugin's own code, message and details; TIMEOUT */
 export async function runPlugin(call: PluginCall): Promise<unknown> {
   const { command, type, binDirs, input, env, timeoutMs, signal } = call;
+  const what = `CNI ${command} by ${type}`;
   const { code, stdout, stderr } = await tryRun(await findPlugin(binDirs, type), [], {
     input: JSON.stringify(input),
     timeoutMs,
@@ -72,8 +73,11 @@ export async function runPlugin(call: PluginCall): Promise<unknown> {
       CNI_PATH: binDirs.join(":"),
       ...env,
     },
+  }).catch((cause) => {
+    const error = TinderboxError.from(cause);
+    if (error.code !== "TIMEOUT") throw error;
+    throw new TinderboxError("TIMEOUT", `${what}: no end after ${timeoutMs} ms; it was killed`, { cause });
   });
-  const what = `CNI ${command} by ${type}`;
   if (stdout.length >= maxAnswerBytes)
     throw new TinderboxError("CNI", `${what}: its answer has ${maxAnswerBytes} bytes or more`);
   let said: unknown;
