@@ -113,8 +113,15 @@ const mistakes: readonly (readonly [string, string])[] = [
   ['[cni]\nconf_dir = "net.d"', `cni.conf_dir: "net.d": ${notRoot}`],
   ['[cni]\nbin_dirs = "/opt"', 'cni.bin_dirs: "/opt": a list of paths'],
   ["[cni]\nbin_dirs = []", "cni.bin_dirs: []: at least one path"],
+  [
+    '[cni]\ndefault_network = "../x"',
+    'cni.default_network: "../x": a CNI network\'s name, or "" for that of the first file',
+  ],
   ['[cni]\nbin_dirs = ["/opt", 5]', `cni.bin_dirs.1: 5: ${path}`],
-  ["[cni]\nbindirs = []", "cni.bindirs: unknown key; did you mean bin_dirs? known here: conf_dir, bin_dirs"],
+  [
+    "[cni]\nbindirs = []",
+    "cni.bindirs: unknown key; did you mean bin_dirs? known here: conf_dir, bin_dirs, default_network",
+  ],
   ["images = 5", "images: 5: a table"],
   [
     "[images]\npined = []",

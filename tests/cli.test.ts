@@ -44,7 +44,7 @@ describe("tinderbox", () => {
     daemon = await startDaemon({
       root: join(work, "root"),
       state: join(work, "run"),
-      configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+      configToml: cni.toml,
     });
   });
 

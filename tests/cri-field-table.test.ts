@@ -92,7 +92,7 @@ describe("each field of a pod's and a container's configuration", () => {
     daemon = await startDaemon({
       root: join(work, "root"),
       state: join(work, "run"),
-      configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+      configToml: cni.toml,
     });
     const cri = new TestCri(daemon.socket, work);
     await cri.pull(image);

@@ -74,7 +74,7 @@ describe("fields of the CRI", () => {
     daemon = await startDaemon({
       root: join(work, "root"),
       state: join(work, "run"),
-      configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+      configToml: cni.toml,
     });
     cri = new TestCri(daemon.socket, work);
     await cri.pull(image);

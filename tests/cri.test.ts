@@ -22,7 +22,7 @@ describe("crictl on every handler", () => {
     startDaemon({
       root: join(work, "root"),
       state: join(work, "run"),
-      configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+      configToml: cni.toml,
     });
 
   const ok = (...args: string[]): string => {

@@ -38,7 +38,7 @@ const start = (root: string): Promise<TestDaemon> =>
   startDaemon({
     root,
     state: join(work, "run"),
-    configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+    configToml: cni.toml,
   });
 
 /** Not at once: the registry is in this process. */

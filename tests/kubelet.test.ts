@@ -59,9 +59,7 @@ for (const handler of ["crun", "firecracker"]) {
         root: join(work, "root"),
         state: join(work, "run"),
         configToml: `default_runtime = "${handler}"
-[cni]
-conf_dir = ${JSON.stringify(cni.confDir)}
-bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
+${cni.toml}
 [images]
 pinned = ["${registry.host}/test/pinned*"]
 [images.policy."${registry.host}/signed"]

@@ -26,8 +26,7 @@ describe("operation", () => {
     for await (const chunk of answer.setEncoding("utf8")) text += chunk;
     return { status: answer.statusCode, text };
   };
-  const toml = (more: string): string =>
-    `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/usr/lib/cni"]\n[metrics]\nlisten = ${JSON.stringify(metrics)}\n${more}`;
+  const toml = (more: string): string => `${cni.toml}[metrics]\nlisten = ${JSON.stringify(metrics)}\n${more}`;
   const rewrite = (more: string): void => {
     const head = `root = ${JSON.stringify(join(work, "root"))}\nstate = ${JSON.stringify(join(work, "run"))}\nlisten = ${JSON.stringify(daemon.socket)}\n`;
     writeFileSync(config, head + toml(more));

@@ -52,7 +52,7 @@ describe("user namespaces in a microVM", () => {
     startDaemon({
       root: join(work, "root"),
       state: join(work, "run"),
-      configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+      configToml: cni.toml,
     });
   const run = (more: ContainerInit = {}): Promise<TestContainer> =>
     cri.start(podId, config, image, { linux: { securityContext: userns }, ...more });

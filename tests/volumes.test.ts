@@ -49,7 +49,7 @@ describe("volumes of a microVM", () => {
     startDaemon({
       root: join(work, "root"),
       state: join(work, "run"),
-      configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+      configToml: cni.toml,
     });
 
   const ok = (...args: string[]): string => {

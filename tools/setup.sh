@@ -95,6 +95,11 @@ clients() {
       env -C tests/clients CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0" \
       -o bin/crictl sigs.k8s.io/cri-tools/cmd/crictl
   fi
+  local plugins=tests/clients-cni
+  if ! newer $plugins/bin/bridge $plugins/go.mod $plugins/go.sum; then
+    step "CNI plugins v1.9.1" "newer than Debian's, which do not know CNI 1.1, from the Go module proxy" \
+      env -C $plugins CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/ tool
+  fi
   local sdk=tests/clients-go-sdk
   newer $sdk/bin/sdk.test $sdk/*.go $sdk/go.* $sdk/guest && return 0
   step "firecracker-go-sdk v1.0.0" "a client of Firecracker's API, from the Go module proxy, and its tests" \

@@ -90,7 +90,7 @@ impl Socket {
         self.0.as_raw_fd()
     }
 
-    /// A write that makes no progress for this long fails.
+    /// A write that makes no progress for this long fails; zero: it waits.
     pub fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         let value = libc::timeval { tv_sec: timeout.as_secs() as libc::time_t, tv_usec: 0 };
         let size = std::mem::size_of_val(&value) as libc::socklen_t;
@@ -135,6 +135,28 @@ pub fn read_fd(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
             return Err(error);
         }
     }
+}
+
+/// Writes all of `bytes` to a pipe, a terminal or a socket that may take none for long; false when `peer` hung up meanwhile.
+pub fn write_while(fd: RawFd, bytes: &[u8], peer: RawFd) -> io::Result<bool> {
+    // What a pipe takes without waiting once it says that it has room.
+    for part in bytes.chunks(4096) {
+        let mut watched = [
+            libc::pollfd { fd, events: libc::POLLOUT, revents: 0 },
+            libc::pollfd { fd: peer, events: libc::POLLRDHUP, revents: 0 },
+        ];
+        while watched[0].revents == 0 {
+            if watched[1].revents != 0 {
+                return Ok(false);
+            }
+            let found = unsafe { libc::poll(watched.as_mut_ptr(), 2, -1) };
+            if found < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        write_fd(fd, part)?;
+    }
+    Ok(true)
 }
 
 pub fn write_fd(fd: RawFd, mut bytes: &[u8]) -> io::Result<()> {

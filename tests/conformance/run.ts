@@ -85,7 +85,7 @@ async function main(): Promise<number> {
     root: join(work, "root"),
     state: join(work, "run"),
     configToml: [
-      `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]`,
+      cni.toml,
       ...mirrored.map((host) => `[registries."${host}"]\nmirrors = ["${registry.url}"]`),
     ].join("\n"),
   });

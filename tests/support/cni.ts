@@ -4,7 +4,21 @@ import { randomBytes, randomInt } from "node:crypto";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
-export type TestCni = { readonly confDir: string; readonly bridge: string; remove(): void };
+export type TestCni = {
+  readonly confDir: string;
+  readonly bridge: string;
+  /** For the daemon's configuration */
+  readonly toml: string;
+  remove(): void;
+};
+
+/** The daemon's `[cni]` table for a directory of network configurations. */
+export function cniToml(
+  confDir: string,
+  binDirs: readonly string[] = ["/opt/cni/bin", "/usr/lib/cni"],
+): string {
+  return `[cni]\nconf_dir = ${JSON.stringify(confDir)}\nbin_dirs = ${JSON.stringify(binDirs)}\n`;
+}
 
 /** Writes a bridge network below `directory`, with `more` plugins behind it. `remove` takes away the bridge, which the plugin leaves by design. */
 export function writeBridgeConf(directory: string, more: readonly object[] = []): TestCni {
@@ -35,6 +49,7 @@ export function writeBridgeConf(directory: string, more: readonly object[] = [])
   return {
     confDir,
     bridge,
+    toml: cniToml(confDir),
     remove: () => {
       spawnSync("ip", ["link", "delete", bridge], { stdio: "ignore" });
       rmSync(directory, { recursive: true, force: true });

@@ -113,7 +113,7 @@ export class CriFixture {
     const daemon = await startDaemon({
       root: join(this.work, "root"),
       state: join(this.work, "run"),
-      configToml: `[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
+      configToml: cni.toml,
     });
     this.#daemon = daemon;
     const address = `unix://${daemon.socket}`;

@@ -18,6 +18,13 @@ use std::time::Duration;
 use wire::container_state::Status;
 use wire::request::Body;
 
+/// A client that asks and does not read its answers is given up after this.
+const CALL_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for one that is attached: the container waits for it.
+const ATTACH_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Zero is none: what is produced for one client alone waits for it, as a pipe would.
+const STREAM_WRITE_TIMEOUT: Duration = Duration::ZERO;
+
 /// Connections served at once; more are closed.
 const MAX_CONNECTIONS: usize = 1024;
 
@@ -308,7 +315,7 @@ impl Agent {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return;
         }
-        let _ = socket.set_write_timeout(Duration::from_secs(30));
+        let _ = socket.set_write_timeout(CALL_WRITE_TIMEOUT);
         let writer = FrameWriter::new(socket.clone());
         if let Err(error) = self.converse(&socket, &writer) {
             if error.kind() == std::io::ErrorKind::InvalidData {
@@ -404,6 +411,7 @@ impl Agent {
             Err(fault) => return self.answer(writer, id, Err(fault)),
         };
         self.answer(writer, id, Ok(None))?;
+        let _ = socket.set_write_timeout(STREAM_WRITE_TIMEOUT);
         let reader = {
             let (socket, exec) = (socket.clone(), exec.clone());
             super::spawn("exec-input", move || copy_input(socket, &exec.stdin, exec.terminal.as_ref(), true))
@@ -428,6 +436,7 @@ impl Agent {
             Err(fault) => return self.answer(writer, id, Err(fault)),
         };
         self.answer(writer, id, Ok(None))?;
+        let _ = socket.set_write_timeout(ATTACH_WRITE_TIMEOUT);
         container.output.attach(writer.clone(), open.stdout, open.stderr);
         let done = Arc::new(AtomicBool::new(false));
         let ending = {
@@ -477,6 +486,7 @@ impl Agent {
             return self.answer(writer, id, Err(Fault::invalid(message)));
         }
         self.answer(writer, id, Ok(None))?;
+        let _ = socket.set_write_timeout(STREAM_WRITE_TIMEOUT);
         let gone = Arc::new(AtomicBool::new(false));
         let acks = {
             let (mut source, spool, gone) = (socket.clone(), spool.clone(), gone.clone());
@@ -521,6 +531,7 @@ impl Agent {
             Err(error) => return self.answer(writer, id, Err(Fault::io(format!("port {port} in the pod"), error))),
         };
         self.answer(writer, id, Ok(None))?;
+        let _ = socket.set_write_timeout(STREAM_WRITE_TIMEOUT);
         let back = {
             let (stream, writer) = (stream.try_clone()?, writer.clone());
             super::spawn("tcp-out", move || {
@@ -536,7 +547,9 @@ impl Agent {
         let mut source = socket.clone();
         while let Ok(Some(received)) = frame::read(&mut source) {
             let ended = match received.kind {
-                Kind::Data => sys::write_fd(stream.as_raw_fd(), &received.payload).is_err(),
+                Kind::Data => {
+                    !matches!(sys::write_while(stream.as_raw_fd(), &received.payload, socket.raw()), Ok(true))
+                }
                 Kind::Eof => stream.shutdown(Shutdown::Write).is_err(),
                 _ => true,
             };
@@ -565,8 +578,10 @@ fn copy_input(
                 // Written without the lock: a process that does not read must not block its own end.
                 let copy = lock(stdin).as_ref().and_then(|fd| fd.try_clone().ok());
                 if let Some(fd) = copy {
-                    if sys::write_fd(fd.as_raw_fd(), &received.payload).is_err() {
-                        *lock(stdin) = None;
+                    match sys::write_while(fd.as_raw_fd(), &received.payload, source.raw()) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(_) => *lock(stdin) = None,
                     }
                 }
             }

@@ -66,7 +66,7 @@ export async function status(options: GlobalOptions): Promise<void> {
     ["daemon", `${found.daemon} on ${found.socket}`],
     ...found.conditions.map(({ type, isTrue, message }) => [
       type,
-      isTrue ? paint("green", "yes") : `${paint("red", "no")}  ${message}`,
+      [isTrue ? paint("green", "yes") : paint("red", "no"), message].filter((word) => word !== "").join("  "),
     ]),
     ["handlers", found.handlers.join(", ")],
     ["pods", shown(found.pods)],

@@ -1,4 +1,4 @@
-/** Version, Status, RuntimeConfig and UpdateRuntimeConfig: they never fail, and look at nothing slow unless they are to be verbose. */
+/** Version, Status, RuntimeConfig and UpdateRuntimeConfig: they never fail; what they wait for has a short deadline, and nothing slow is looked at unless they are to be verbose. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { projectRoot } from "../base/paths.ts";
@@ -42,7 +42,8 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
       runtimeApiVersion: "v1",
     }),
     status: async ({ verbose }) => {
-      const notReady = engine.networkNotReady();
+      const { isReady, message } = await engine.networkStatus();
+      const reason = isReady ? "NetworkConfigurationFault" : "NetworkPluginNotReady";
       const features = new Map(engine.handlers.map((handler) => [handler.name, handler.features]));
       const ofDefault = features.get(engine.defaultHandler);
       if (ofDefault) features.set("", ofDefault);
@@ -50,9 +51,7 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
         status: {
           conditions: [
             { type: "RuntimeReady", status: true },
-            notReady === undefined
-              ? { type: "NetworkReady", status: true }
-              : { type: "NetworkReady", status: false, reason: "NetworkPluginNotReady", message: notReady },
+            { type: "NetworkReady", status: isReady, ...(message === "" ? {} : { reason, message }) },
           ],
         },
         runtimeHandlers: [...features].map(([name, ofHandler]) => ({ name, features: ofHandler })),
@@ -62,7 +61,11 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
     },
     // Pods' cgroups are made as plain directories below the kubelet's.
     runtimeConfig: async () => ({ linux: { cgroupDriver: CgroupDriver.CGROUPFS } }),
-    // The pod CIDR is the CNI plugin's business; the kubelet wants an OK.
-    updateRuntimeConfig: async () => ({}),
+    updateRuntimeConfig: async ({ runtimeConfig }) => {
+      const podCidr = runtimeConfig?.networkConfig?.podCidr ?? "";
+      // The kubelet says nothing of a node that has none.
+      if (podCidr !== "") await engine.setPodCidrs(podCidr.split(",").map((one) => one.trim()));
+      return {};
+    },
   };
 }

@@ -25,6 +25,8 @@ function isMirror(text: string): boolean {
   return /^https?:\/\/[^\s/@?#]+(\/[^\s?#]*)?$/.test(text) && URL.canParse(text);
 }
 
+const networkText = 'a CNI network\'s name, or "" for that of the first file';
+
 const metricsText =
   'an absolute path of a unix socket, a loopback address with a port ("127.0.0.1:9745"), or "" for none';
 const metricsListen = v.pipe(
@@ -88,6 +90,9 @@ export const fileSchema = table({
         conf_dir: v.optional(absolute),
         bin_dirs: v.optional(
           v.pipe(v.array(absolute, "a list of paths"), v.minLength(1, "at least one path")),
+        ),
+        default_network: v.optional(
+          v.pipe(v.string(networkText), v.regex(/^([A-Za-z0-9][A-Za-z0-9_.-]{0,127})?$/, networkText)),
         ),
       }),
     ),

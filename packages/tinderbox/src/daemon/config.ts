@@ -35,7 +35,12 @@ export type DaemonConfig = {
   readonly runtimes: ReadonlyMap<string, RuntimeConfig>;
   /** Checkpoints where the host has CRIU */
   readonly enableCriuSupport: boolean;
-  readonly cni: { readonly confDir: string; readonly binDirs: readonly string[] };
+  readonly cni: {
+    readonly confDir: string;
+    readonly binDirs: readonly string[];
+    /** The name of the network that pods get; "" = that of the first file */
+    readonly defaultNetwork: string;
+  };
   /** A unix socket's path, or HOST:PORT of loopback; "" = none */
   readonly metrics: { readonly listen: string };
   /** The tables `images` and `registries` */

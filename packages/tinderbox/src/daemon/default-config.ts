@@ -30,7 +30,7 @@ export const defaultConfig: DaemonConfig = {
   defaultRuntime: "crun",
   runtimes: new Map(runtimes.map((runtime) => [runtime.name, runtime])),
   enableCriuSupport: true,
-  cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"] },
+  cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"], defaultNetwork: "" },
   metrics: { listen: "" },
   images: defaultImageSettings,
 };

@@ -179,6 +179,7 @@ function build(given: FileConfig, file: string): DaemonConfig {
     cni: {
       confDir: given.cni?.conf_dir ?? defaultConfig.cni.confDir,
       binDirs: given.cni?.bin_dirs ?? defaultConfig.cni.binDirs,
+      defaultNetwork: given.cni?.default_network ?? defaultConfig.cni.defaultNetwork,
     },
     metrics: { listen: given.metrics?.listen ?? defaultConfig.metrics.listen },
     images: imageSettings(given, file),

@@ -21,8 +21,8 @@ async function serve(
 ): Promise<void> {
   if (path === "/healthz") return answer(response, 200, "ok\n");
   if (path === "/readyz") {
-    const why = engine.networkNotReady();
-    return answer(response, why === undefined ? 200 : 503, why === undefined ? "ok\n" : `network: ${why}\n`);
+    const { isReady, message } = await engine.networkStatus();
+    return answer(response, isReady ? 200 : 503, isReady ? "ok\n" : `network: ${message}\n`);
   }
   if (path === "/metrics") {
     const { text, contentType } = await metrics.scrape();

@@ -2,7 +2,7 @@
 import type { Duplex } from "node:stream";
 import type { Digest, ImageService } from "../image/contract.ts";
 import type { CriuSupport } from "../native/criu-support.ts";
-import type { IdMapping, IdMaps, PortMapping } from "../network/contract.ts";
+import type { IdMapping, IdMaps, NetworkStatus, PortMapping } from "../network/contract.ts";
 import type { AttachOptions, ProcessStreams } from "../sandbox/contract.ts";
 import type { HandlerFeatures } from "./host-features.ts";
 import type { SeccompChoice } from "./seccomp-profile.ts";
@@ -277,7 +277,9 @@ export type Engine = {
   readonly images: ImageService;
   readonly handlers: readonly HandlerInfo[];
   readonly defaultHandler: string;
-  networkNotReady(): string | undefined;
+  networkStatus(): Promise<NetworkStatus>;
+  /** The addresses that this node's pods are to have: at most one CIDR of each family. @throws INVALID */
+  setPodCidrs(podCidrs: readonly string[]): Promise<void>;
   /** The same metadata again while it is made, or when it is ready, gives the same pod. `handler` "" is the default. */
   runPod(config: PodConfig, handler: string, signal: AbortSignal): Promise<Pod>;
   /** Idempotent; a missing pod is fine. */

@@ -79,8 +79,12 @@ class TinderboxEngine implements Engine {
     }));
   }
 
-  networkNotReady(): string | undefined {
-    return this.#state.parts.network.notReady();
+  networkStatus(): ReturnType<Engine["networkStatus"]> {
+    return this.#state.parts.network.status();
+  }
+
+  setPodCidrs(podCidrs: readonly string[]): Promise<void> {
+    return this.#state.parts.network.setPodCidrs(podCidrs);
   }
 
   runPod(...[config, handler, signal]: Parameters<Engine["runPod"]>): Promise<Pod> {

@@ -49,7 +49,7 @@ async function checkNetwork(state: EngineState, entry: PodEntry): Promise<void> 
   const { id, config } = entry.stored.pod;
   if (config.namespaces.network !== "pod") return;
   await state.parts.network.check(id).catch((cause) =>
-    // Not a warning: portmap misses IPv6 rules that it never made.
+    // Not a warning: portmap before 1.2 misses IPv6 rules that it never made.
     state.parts.logger.info("a pod's network is not as it was made", {
       pod: id,
       cause: TinderboxError.from(cause).message,
@@ -142,6 +142,8 @@ export async function recover(state: EngineState): Promise<void> {
       }),
     );
   }
+  // Not waited for: a plugin may be slow, and only new pods need it to be over.
+  void network.collectGarbage();
   await images.reconcileHolders(new Set(state.containers.keys()));
   state.store.setMeta("boot_id", bootId);
 }

@@ -102,7 +102,7 @@ function specOf(
       ? { kind: "pod", netnsPath: network.netnsPath, interfaces: network.interfaces }
       : { kind: "host" },
     resolvConf,
-    sysctls: config.sysctls,
+    sysctls: { ...network?.sysctls, ...config.sysctls },
     sharedPidNamespace: config.namespaces.pid === "pod",
     hostPid: config.namespaces.pid === "node",
     hostIpc: config.namespaces.ipc === "node",
@@ -170,6 +170,9 @@ async function start(state: EngineState, config: PodConfig, factory: SandboxFact
               ...(config.namespaces.user && factory.place === "host"
                 ? { userNamespace: config.namespaces.user }
                 : {}),
+              annotations: config.annotations,
+              cgroupParent: config.cgroupParent,
+              ...(config.dns ? { dns: config.dns } : {}),
             },
             signal,
           )

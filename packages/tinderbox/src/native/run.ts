@@ -11,6 +11,8 @@ export type RunOptions = {
   readonly cwd?: string;
   /** Bytes kept of each output; the rest is dropped. @default 1 MiB */
   readonly maxOutputBytes?: number;
+  /** It is killed together with what it has started. @default false */
+  readonly ownsGroup?: boolean;
 };
 
 export type RunResult = { readonly code: number; readonly stdout: string; readonly stderr: string };
@@ -26,7 +28,8 @@ export async function tryRun(
   const signal = options.signal ? AbortSignal.any([options.signal, timeout]) : timeout;
   signal.throwIfAborted();
   return new Promise((resolve, reject) => {
-    const child = spawn(file, args, { stdio: ["pipe", "pipe", "pipe"], env: options.env, cwd: options.cwd });
+    const { env, cwd, ownsGroup = false } = options;
+    const child = spawn(file, args, { stdio: ["pipe", "pipe", "pipe"], env, cwd, detached: ownsGroup });
     const outputs = { stdout: [] as Buffer[], stderr: [] as Buffer[] };
     for (const name of ["stdout", "stderr"] as const) {
       let kept = 0;
@@ -35,7 +38,14 @@ export async function tryRun(
         kept += chunk.length;
       });
     }
-    const onAbort = (): void => void child.kill("SIGKILL");
+    const onAbort = (): void => {
+      if (!ownsGroup || child.pid === undefined) return void child.kill("SIGKILL");
+      try {
+        process.kill(-child.pid, "SIGKILL");
+      } catch {
+        // All of it has ended.
+      }
+    };
     signal.addEventListener("abort", onAbort, { once: true });
     child.once("error", (cause) => {
       signal.removeEventListener("abort", onAbort);

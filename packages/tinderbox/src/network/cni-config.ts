@@ -1,6 +1,4 @@
-/** CNI network configuration: the first file by name in the configuration directory, parsed strictly. */
-import { access, constants, readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
+/** CNI network configuration, parsed strictly: a list of plugins, or one plugin as an older file has it. */
 import { TinderboxError } from "../base/errors.ts";
 
 export type JsonObject = { readonly [key: string]: unknown };
@@ -16,18 +14,34 @@ export type CniNetwork = {
   readonly name: string;
   /** CHECK must not be called */
   readonly disableCheck: boolean;
+  /** GC must not be called: others use this network's plugins, too */
+  readonly disableGC: boolean;
   readonly plugins: readonly CniPlugin[];
 };
 
+/** What a file says; plugins of other files may belong to it. */
+export type ParsedNetwork = CniNetwork & { readonly takesMorePlugins: boolean };
+
+/** From the oldest on */
 const supportedVersions = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
-const maxFileBytes = 1 << 20;
 
 /** Whether a parsed JSON value is an object. */
 export function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-function parsePlugin(path: string, raw: unknown): CniPlugin {
+function parseObject(path: string, text: string): JsonObject {
+  let raw: unknown;
+  try {
+    raw = JSON.parse(text);
+  } catch (cause) {
+    throw new TinderboxError("CNI", `${path}: not JSON: ${TinderboxError.from(cause).message}`, { cause });
+  }
+  if (!isObject(raw)) throw new TinderboxError("CNI", `${path}: an object is expected`);
+  return raw;
+}
+
+function pluginOf(path: string, raw: unknown): CniPlugin {
   if (!isObject(raw)) throw new TinderboxError("CNI", `${path}: an object is expected`);
   const { type, capabilities } = raw;
   // The type becomes a file name below the plugin directories.
@@ -37,75 +51,72 @@ function parsePlugin(path: string, raw: unknown): CniPlugin {
   return { type, capabilities: isObject(capabilities) ? capabilities : {}, raw };
 }
 
+/** Parses the text of one plugin of a network. */
+export function parseCniPlugin(path: string, text: string): CniPlugin {
+  return pluginOf(path, parseObject(path, text));
+}
+
+/** The newest of the versions a file offers that is known here. */
+function versionOf(path: string, { cniVersion, cniVersions }: JsonObject): string {
+  if (cniVersions !== undefined && !Array.isArray(cniVersions))
+    throw new TinderboxError(
+      "CNI",
+      `${path}: cniVersions ${JSON.stringify(cniVersions)}: a list is expected`,
+    );
+  const offered: readonly unknown[] = [cniVersion, ...(cniVersions ?? [])];
+  const version = supportedVersions.findLast((known) => offered.includes(known));
+  if (version !== undefined) return version;
+  throw new TinderboxError(
+    "CNI",
+    `${path}: cniVersion ${JSON.stringify(cniVersion)}: ${supportedVersions.join(", ")} are supported`,
+  );
+}
+
+function flagOf(path: string, raw: JsonObject, key: string): boolean {
+  const value = raw[key] ?? false;
+  // Text is what some tools write.
+  if (value === true || value === "true") return true;
+  if (value === false || value === "false") return false;
+  throw new TinderboxError("CNI", `${path}: ${key} ${JSON.stringify(value)}: true or false is expected`);
+}
+
 /** Parses the text of a `.conflist` (list of plugins) or `.conf` (one plugin). */
-export function parseCniNetwork(path: string, text: string): CniNetwork {
-  let raw: unknown;
-  try {
-    raw = JSON.parse(text);
-  } catch (cause) {
-    throw new TinderboxError("CNI", `${path}: not JSON: ${TinderboxError.from(cause).message}`, { cause });
-  }
-  if (!isObject(raw)) throw new TinderboxError("CNI", `${path}: an object is expected`);
-  const { name, cniVersion } = raw;
+export function parseCniNetwork(path: string, text: string): ParsedNetwork {
+  const raw = parseObject(path, text);
+  const { name } = raw;
   if (typeof name !== "string" || !/^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$/.test(name)) {
     throw new TinderboxError(
       "CNI",
       `${path}: name ${JSON.stringify(name)}: letters, digits, "_", "." and "-" are allowed`,
     );
   }
-  if (typeof cniVersion !== "string" || !supportedVersions.includes(cniVersion)) {
-    throw new TinderboxError(
-      "CNI",
-      `${path}: cniVersion ${JSON.stringify(cniVersion)}: ${supportedVersions.join(", ")} are supported`,
-    );
-  }
-  const isList = "plugins" in raw;
-  const entries = isList ? raw["plugins"] : [raw];
-  if (!Array.isArray(entries) || entries.length === 0) {
+  const isList = "plugins" in raw || path.endsWith(".conflist");
+  const takesMorePlugins = isList && !flagOf(path, raw, "loadOnlyInlinedPlugins");
+  const entries = isList ? (raw["plugins"] ?? (takesMorePlugins ? [] : undefined)) : [raw];
+  if (!Array.isArray(entries) || ("plugins" in raw && entries.length === 0)) {
     throw new TinderboxError("CNI", `${path}: plugins: a list of at least one plugin is expected`);
   }
   return {
-    cniVersion,
+    cniVersion: versionOf(path, raw),
     name,
-    disableCheck: isList && raw["disableCheck"] === true,
-    plugins: entries.map((entry, n) => parsePlugin(isList ? `${path}: plugins[${n}]` : path, entry)),
+    disableCheck: isList && flagOf(path, raw, "disableCheck"),
+    disableGC: isList && flagOf(path, raw, "disableGC"),
+    plugins: entries.map((entry, n) => pluginOf(isList ? `${path}: plugins[${n}]` : path, entry)),
+    takesMorePlugins,
   };
 }
 
-/** Where the plugin's program is. @throws CNI when no directory has it */
-export async function findPlugin(binDirs: readonly string[], type: string): Promise<string> {
-  for (const directory of binDirs) {
-    const path = join(directory, type);
-    try {
-      await access(path, constants.X_OK);
-      return path;
-    } catch {
-      // the next one
-    }
-  }
-  throw new TinderboxError("CNI", `CNI plugin ${type} is not in ${binDirs.join(", ")}`, {
-    hint: "Install the CNI plugins (Debian: containernetworking-plugins), or set cni.binDirs.",
-  });
+/** Whether plugins of this network can be asked to check an attachment: CHECK came with 0.4.0, and a list may forbid it. */
+export function canCheck(network: CniNetwork): boolean {
+  return network.cniVersion !== "0.3.1" && !network.disableCheck;
 }
 
-/** Loads the network in force; every plugin of it is known to exist. @throws CNI with the reason there is none */
-export async function loadCniNetwork(confDir: string, binDirs: readonly string[]): Promise<CniNetwork> {
-  const names = await readdir(confDir).catch((cause) => {
-    throw new TinderboxError("CNI", `${confDir}: ${TinderboxError.from(cause).message}`, { cause });
-  });
-  const first = names.filter((name) => /\.(conf|conflist|json)$/.test(name)).sort()[0];
-  if (first === undefined) {
-    throw new TinderboxError("CNI", `no CNI configuration in ${confDir}`, {
-      hint: "Put a .conflist file there; docs/networking.md has one.",
-    });
-  }
-  const path = join(confDir, first);
-  const bytes = await readFile(path).catch((cause) => {
-    throw new TinderboxError("CNI", `${path}: ${TinderboxError.from(cause).message}`, { cause });
-  });
-  if (bytes.length > maxFileBytes)
-    throw new TinderboxError("CNI", `${path}: longer than ${maxFileBytes} bytes`);
-  const network = parseCniNetwork(path, bytes.toString("utf8"));
-  for (const plugin of network.plugins) await findPlugin(binDirs, plugin.type);
-  return network;
+/** Whether plugins of this network can be asked if they are ready. */
+export function hasStatus(network: CniNetwork): boolean {
+  return network.cniVersion === "1.1.0";
+}
+
+/** Whether plugins of this network can be told which attachments there still are. */
+export function canCollectGarbage(network: CniNetwork): boolean {
+  return network.cniVersion === "1.1.0" && !network.disableGC;
 }

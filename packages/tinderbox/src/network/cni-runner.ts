@@ -1,13 +1,16 @@
-/** Runs CNI plugins as the specification's runtime side: ADD and CHECK in order with prevResult, DEL in reverse. */
+/** CNI's runtime side: ADD and CHECK in order with prevResult, DEL in reverse, STATUS and GC of a whole network. */
 import { TinderboxError } from "../base/errors.ts";
-import { tryRun } from "../native/run.ts";
-import { type CniNetwork, type CniPlugin, findPlugin, isObject, type JsonObject } from "./cni-config.ts";
-import type { PodNetworkRequest, PortMapping } from "./contract.ts";
+import { capabilityArgs } from "./capability-args.ts";
+import { type CniNetwork, type CniPlugin, isObject, type JsonObject } from "./cni-config.ts";
+import { type CniCommand, runPlugin } from "./cni-plugin.ts";
+import type { PodNetworkRequest } from "./contract.ts";
 
 /** The one interface a pod gets; CRI has no way to ask for more. */
 export const podInterfaceName = "eth0";
 
 const pluginTimeoutMs = 60_000;
+/** A kubelet asks every few seconds, and takes a node without an answer for a dead one. */
+const statusTimeoutMs = 5_000;
 
 /** One container's attachment to one network. */
 export type CniAttachment = {
@@ -39,101 +42,111 @@ export function cniArgs(request: PodNetworkRequest): string {
     .join(";");
 }
 
-function portMappingsForCni(mappings: readonly PortMapping[]): readonly JsonObject[] {
-  return mappings
-    .filter((one) => one.hostPort > 0)
-    .map((one) => ({
-      hostPort: one.hostPort,
-      containerPort: one.containerPort,
-      protocol: one.protocol,
-      ...(one.hostIp === "" ? {} : { hostIP: one.hostIp }),
-    }));
+/** A plugin's configuration as the specification wants it on standard input; our own keys are never the file's. */
+function inputOf(network: CniNetwork, plugin: CniPlugin, more: JsonObject): JsonObject {
+  const own = Object.entries(plugin.raw).filter(
+    ([key]) => key !== "capabilities" && !key.startsWith("cni.dev/"),
+  );
+  return { ...Object.fromEntries(own), name: network.name, cniVersion: network.cniVersion, ...more };
 }
 
-function pluginInput(
+/** What of the pod the plugin has said it takes. */
+function runtimeConfigOf(plugin: CniPlugin, request: PodNetworkRequest): JsonObject {
+  const taken = Object.entries(capabilityArgs(request)).filter(([key]) => plugin.capabilities[key] === true);
+  return taken.length > 0 ? { runtimeConfig: Object.fromEntries(taken) } : {};
+}
+
+function runForPod(
+  command: CniCommand,
   attachment: CniAttachment,
   plugin: CniPlugin,
   prevResult: JsonObject | undefined,
-): string {
-  const { network, request } = attachment;
-  const { capabilities: _, ...raw } = plugin.raw;
-  const ports = portMappingsForCni(request.portMappings);
-  const wantsPorts = plugin.capabilities["portMappings"] === true && ports.length > 0;
-  return JSON.stringify({
-    ...raw,
-    name: network.name,
-    cniVersion: network.cniVersion,
-    ...(wantsPorts ? { runtimeConfig: { portMappings: ports } } : {}),
-    ...(prevResult ? { prevResult } : {}),
-  });
-}
-
-async function runPlugin(
-  command: "ADD" | "CHECK" | "DEL",
-  attachment: CniAttachment,
-  plugin: CniPlugin,
-  prevResult: JsonObject | undefined,
-  signal: AbortSignal | undefined,
+  signal?: AbortSignal,
 ): Promise<unknown> {
-  const { request, binDirs, netnsPath } = attachment;
-  const file = await findPlugin(binDirs, plugin.type);
-  const result = await tryRun(file, [], {
-    input: pluginInput(attachment, plugin, prevResult),
-    timeoutMs: pluginTimeoutMs,
-    ...(signal ? { signal } : {}),
+  const { network, request, binDirs, netnsPath } = attachment;
+  return runPlugin({
+    command,
+    type: plugin.type,
+    binDirs,
+    input: inputOf(network, plugin, {
+      ...runtimeConfigOf(plugin, request),
+      ...(prevResult ? { prevResult } : {}),
+    }),
     env: {
-      PATH: process.env["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin",
-      CNI_COMMAND: command,
       CNI_CONTAINERID: request.sandboxId,
       CNI_NETNS: netnsPath,
       CNI_IFNAME: podInterfaceName,
       CNI_ARGS: cniArgs(request),
-      CNI_PATH: binDirs.join(":"),
     },
+    timeoutMs: pluginTimeoutMs,
+    ...(signal ? { signal } : {}),
   });
-  let said: unknown;
-  try {
-    said = result.stdout.trim() === "" ? undefined : JSON.parse(result.stdout);
-  } catch (cause) {
-    if (result.code === 0)
-      throw new TinderboxError("CNI", `CNI ${command} by ${plugin.type}: its answer is not JSON`, { cause });
-  }
-  if (result.code !== 0) {
-    const message = isObject(said)
-      ? [said["msg"], said["details"]].filter((part) => typeof part === "string" && part !== "").join(": ")
-      : result.stderr.trim();
-    throw new TinderboxError(
-      "CNI",
-      `CNI ${command} by ${plugin.type}: ${message || `exit status ${result.code}`}`,
-    );
-  }
-  return said;
 }
 
 /** Attaches; the last plugin's result. What a failed one had made is left for `cniDelete`. */
 export async function cniAdd(attachment: CniAttachment, signal: AbortSignal): Promise<JsonObject> {
   let result: JsonObject | undefined;
   for (const plugin of attachment.network.plugins) {
-    const said = await runPlugin("ADD", attachment, plugin, result, signal);
+    const said = await runForPod("ADD", attachment, plugin, result, signal);
     if (!isObject(said)) throw new TinderboxError("CNI", `CNI ADD by ${plugin.type}: no result`);
     result = said;
   }
   return result ?? {};
 }
 
-/** Whether plugins of this network can be asked to check it: CHECK came with 0.4.0, and a list may forbid it. */
-export function canCheck(network: CniNetwork): boolean {
-  return network.cniVersion !== "0.3.1" && !network.disableCheck;
-}
-
-/** Asks each plugin whether what it made is still there. @throws CNI by the first that misses something */
+/**
+ * Asks each plugin whether what it made is still there. The first one of a chain looks at the addresses of the interface,
+ * which a microVM's guest has: it is not asked then. @throws CNI by the first that misses something
+ */
 export async function cniCheck(attachment: CniAttachment, result: JsonObject): Promise<void> {
-  for (const plugin of attachment.network.plugins)
-    await runPlugin("CHECK", attachment, plugin, result, undefined);
+  const { network, request } = attachment;
+  for (const plugin of network.plugins.slice(request.withTap ? 1 : 0))
+    await runForPod("CHECK", attachment, plugin, result);
 }
 
 /** Detaches; also an attachment whose ADD was cut short (`result` undefined), and again. */
 export async function cniDelete(attachment: CniAttachment, result: JsonObject | undefined): Promise<void> {
   for (const plugin of attachment.network.plugins.toReversed())
-    await runPlugin("DEL", attachment, plugin, result, undefined);
+    await runForPod("DEL", attachment, plugin, result);
+}
+
+/** Asks each plugin whether it could attach a pod now. @throws CNI, TIMEOUT by the first that could not */
+export async function cniStatus(network: CniNetwork, binDirs: readonly string[]): Promise<void> {
+  const deadline = performance.now() + statusTimeoutMs;
+  for (const plugin of network.plugins)
+    await runPlugin({
+      command: "STATUS",
+      type: plugin.type,
+      binDirs,
+      input: inputOf(network, plugin, {}),
+      env: {},
+      timeoutMs: Math.max(1, Math.ceil(deadline - performance.now())),
+    });
+}
+
+/** Tells each plugin which sandboxes still have an attachment; it lets go of all others. What failed, by plugin. */
+export async function cniCollectGarbage(
+  network: CniNetwork,
+  binDirs: readonly string[],
+  sandboxIds: readonly string[],
+): Promise<readonly string[]> {
+  const valid = sandboxIds.map((containerID) => ({ containerID, ifname: podInterfaceName }));
+  // The second is what the specification's first edition of 1.1 called it.
+  const input = { "cni.dev/valid-attachments": valid, "cni.dev/attachments": valid };
+  const failures: string[] = [];
+  for (const plugin of network.plugins) {
+    try {
+      await runPlugin({
+        command: "GC",
+        type: plugin.type,
+        binDirs,
+        input: inputOf(network, plugin, input),
+        env: {},
+        timeoutMs: pluginTimeoutMs,
+      });
+    } catch (cause) {
+      failures.push(TinderboxError.from(cause, "CNI").message);
+    }
+  }
+  return failures;
 }

@@ -22,7 +22,20 @@ export type PodNetworkRequest = {
   readonly withTap: boolean;
   /** The pod has a user namespace with these maps, which its network namespace is to belong to */
   readonly userNamespace?: IdMaps;
+  readonly annotations?: Readonly<Record<string, string>>;
+  readonly dns?: {
+    readonly servers: readonly string[];
+    readonly searches: readonly string[];
+    readonly options: readonly string[];
+  };
+  /** Of the pod, as the kubelet gives it; "" = none */
+  readonly cgroupParent?: string;
+  /** The node's, at most one for IPv4 and one for IPv6; the network service adds them */
+  readonly podCidrs?: readonly string[];
 };
+
+/** Whether pods can have a network now. `message`: why not, or what is wrong all the same; "" = nothing */
+export type NetworkStatus = { readonly isReady: boolean; readonly message: string };
 
 export type PodNetwork = {
   readonly netnsPath: string;
@@ -34,20 +47,26 @@ export type PodNetwork = {
     readonly search: readonly string[];
     readonly options: readonly string[];
   };
+  /** With a tap: what plugins set in the namespace and the guest has to set itself */
+  readonly sysctls?: Readonly<Record<string, string>>;
 };
 
 export type NetworkService = {
-  /** Why pods cannot have a network now; undefined: they can. */
-  notReady(): string | undefined;
+  /** Reads the configuration, and asks its plugins where it is of a version that has STATUS. */
+  status(): Promise<NetworkStatus>;
+  /** The addresses that this node's pods are to have, kept over restarts; plugins that take `ipRanges` get them. @throws INVALID */
+  setPodCidrs(podCidrs: readonly string[]): Promise<void>;
   /** Makes namespace, interfaces and taps; on failure all of it is undone. Keeps the CNI result on disk before it returns. */
   setUp(request: PodNetworkRequest, signal: AbortSignal): Promise<PodNetwork>;
   /**
-   * CNI CHECK with the result that is kept. Nothing is asked of a network that has no CHECK, nor of one with a tap, whose addresses
-   * the guest has. @throws CNI for what is missing, NOT_FOUND for a sandbox without a network
+   * CNI CHECK with the result that is kept. Nothing is asked of a network that has no CHECK, nor of a chain's first plugin
+   * where there is a tap. @throws CNI for what is missing, NOT_FOUND for a sandbox without a network
    */
   check(sandboxId: string): Promise<void>;
   /** CNI DEL and removal of the namespace, from what is kept on disk; may be called again, at any stage, also after a crash or reboot. */
   tearDown(sandboxId: string): Promise<void>;
   /** Sandbox ids that have something on disk here. */
   known(): Promise<readonly string[]>;
+  /** CNI GC: tells the plugins of every network that is or was in use which sandboxes are attached. Failures are logged. */
+  collectGarbage(): Promise<void>;
 };

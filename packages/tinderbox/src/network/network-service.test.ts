@@ -104,7 +104,7 @@ for (const withTap of [false, true]) {
   }, async () => {
     writeConfig();
     const service = await open();
-    assert.equal(service.notReady(), undefined);
+    assert.deepEqual(await service.status(), { isReady: true, message: "" });
     const id = `t${process.pid}${withTap ? "tap" : "veth"}`;
     const network = await service.setUp(request(id, withTap), AbortSignal.timeout(30_000));
     const [eth0] = network.interfaces;
@@ -153,7 +153,7 @@ test("tearDown: another process than the one that was cut short during ADD clean
   // The configuration that is in force by then is another.
   rmSync(join(confDir, "10-test.conflist"));
   const service = await open();
-  assert.match(service.notReady() ?? "", /no CNI configuration/);
+  assert.match((await service.status()).message, /no CNI configuration/);
   assert.deepEqual(await service.known(), [id]);
   await service.tearDown(id);
   assert.deepEqual(
@@ -235,7 +235,7 @@ test("check: nothing is asked of a network that forbids it, or is older than CHE
 test("setUp: a plugin that fails leaves nothing", { skip }, async () => {
   writeConfig("ptp-that-is-missing");
   const service = await open();
-  assert.match(service.notReady() ?? "", /ptp-that-is-missing/);
+  assert.match((await service.status()).message, /ptp-that-is-missing/);
   const id = `f${process.pid}`;
   await assert.rejects(service.setUp(request(id, false), AbortSignal.timeout(30_000)), { code: "CNI" });
   writeConfig("portmap");

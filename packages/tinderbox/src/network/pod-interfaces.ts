@@ -1,4 +1,5 @@
 /** What CNI made in a pod's network namespace, read back from the kernel, and its join to a tap for a VMM. */
+import { BlockList, isIPv6 } from "node:net";
 import { TinderboxError } from "../base/errors.ts";
 import { run, tryRun } from "../native/run.ts";
 import type { SandboxInterface } from "../sandbox/contract.ts";
@@ -54,6 +55,43 @@ export async function readInterface(netns: string, name: string): Promise<Sandbo
 }
 
 /**
+ * The addresses as a guest gets them. Where a plugin has taken away the kernel's route to an address's subnet (ptp: all goes to the
+ * gateway), the guest's kernel must not make it anew: such an address comes without a subnet.
+ */
+async function guestAddresses(
+  netns: string,
+  { name, addresses }: SandboxInterface,
+): Promise<readonly string[]> {
+  const onLink = new Map<string, BlockList>();
+  for (const family of ["-4", "-6"]) {
+    const text = await run("ip", [
+      "-j",
+      "-n",
+      netns,
+      family,
+      "route",
+      "show",
+      "dev",
+      name,
+      "proto",
+      "kernel",
+    ]);
+    for (const route of objectsOf(text)) {
+      const [net = "", prefix = family === "-4" ? "32" : "128"] = textOf(route["dst"]).split("/");
+      const subnets = onLink.get(prefix) ?? new BlockList();
+      subnets.addSubnet(net, Number(prefix), family === "-4" ? "ipv4" : "ipv6");
+      onLink.set(prefix, subnets);
+    }
+  }
+  return addresses.map((address) => {
+    const [ip = "", prefix = ""] = address.split("/");
+    const isV6 = isIPv6(ip);
+    if (onLink.get(prefix)?.check(ip, isV6 ? "ipv6" : "ipv4")) return address;
+    return `${ip}/${isV6 ? 128 : 32}`;
+  });
+}
+
+/**
  * Makes a tap and lets every frame pass between it and the interface, both ways. The interface's addresses are
  * taken from it: the guest has them now, and the host's kernel must not answer in its place.
  */
@@ -63,6 +101,7 @@ export async function joinTap(
   signal: AbortSignal,
 ): Promise<SandboxInterface> {
   const { name, mtu } = iface;
+  const addresses = await guestAddresses(netns, iface);
   const links = [
     `tuntap add dev ${tapName} mode tap`,
     `link set dev ${tapName} mtu ${mtu} up`,
@@ -74,7 +113,7 @@ export async function joinTap(
     `qdisc add dev ${from} ingress\n` +
     `filter add dev ${from} parent ffff: protocol all u32 match u32 0 0 action mirred egress redirect dev ${to}\n`;
   await run("tc", ["-n", netns, "-batch", "-"], { input: pass(name, tapName) + pass(tapName, name), signal });
-  return { ...iface, tap: tapName };
+  return { ...iface, addresses, tap: tapName };
 }
 
 /** Gives the addresses back that the interface had after ADD: CNI DEL finds a pod's firewall rules by them. Fine when it cannot. */

@@ -20,7 +20,14 @@ type OpenedFile = {
   readonly fileStart: number;
 };
 
+type OpenStream = (
+  body: RequestBody,
+) => Promise<{ readonly stream: AgentStream; readonly release: () => void }>;
+
 const drainTimeoutMs = 5_000;
+const newline = 10;
+/** Connections in a row that bring no byte */
+const maxFailures = 3;
 
 function parseOpened(text: string): OpenedFile {
   const value: unknown = JSON.parse(text);
@@ -54,12 +61,19 @@ export class LogPump {
   #file: FileHandle | undefined;
   #opened: OpenedFile | undefined;
   #offset = 0;
+  /** The file ends with a whole line */
+  #endsLine = true;
+  /** Files to go on in, once the line that is half written is whole */
+  #reopenings: { readonly path: string; readonly done: PromiseWithResolvers<void> }[] = [];
   /** Appends and reopens take turns here. */
   #turn: Promise<unknown> = Promise.resolve();
   #waiting: { readonly end: number; readonly resolve: () => void }[] = [];
   #stream: AgentStream | undefined;
   #isClosed = false;
   #isEnded = false;
+  /** It ended before the stream did, and `reopen` may mend that */
+  #hasFailed = false;
+  #openStream: OpenStream | undefined;
   readonly #log: Logger;
 
   constructor(directory: string, containerId: string, log: Logger) {
@@ -90,9 +104,11 @@ export class LogPump {
       await this.#openFile(opened.path);
       return true;
     }
-    this.#file = await open(path, constants.O_WRONLY | constants.O_APPEND);
+    this.#file = await open(path, constants.O_RDWR | constants.O_APPEND);
     this.#opened = opened;
     const { size } = await this.#file.stat();
+    this.#endsLine =
+      size === 0 || (await this.#file.read(Buffer.alloc(1), 0, 1, size - 1)).buffer[0] === newline;
     this.#offset = opened.baseOffset + Math.max(0, size - opened.fileStart);
     return true;
   }
@@ -114,15 +130,33 @@ export class LogPump {
       await this.#file?.close();
       this.#file = file;
       this.#opened = opened;
+      this.#endsLine = true;
     } catch (cause) {
       await file.close().catch(() => {});
       throw cause;
     }
   }
 
-  /** Goes on in another (or a new) file at `path`, at a chunk's boundary. */
-  reopen(path: string): Promise<void> {
-    return this.#inTurn(() => this.#openFile(path));
+  /** Goes on in another (or a new) file at `path`, with a whole line; also where writing to the one before has failed. */
+  async reopen(path: string): Promise<void> {
+    const done = Promise.withResolvers<void>();
+    done.promise.catch(() => {});
+    await this.#inTurn(async () => {
+      this.#reopenings.push({ path, done });
+      if (this.#endsLine || this.#isEnded || this.#isClosed) await this.#openAsked();
+    });
+    // The agent spools whole lines: what is missing of one is on its way, unless the guest hangs.
+    const timer = setTimeout(() => void this.#inTurn(() => this.#openAsked()), drainTimeoutMs);
+    await done.promise.finally(() => clearTimeout(timer));
+    if (this.#hasFailed && !this.#isClosed && this.#openStream) {
+      this.#isEnded = false;
+      this.run(this.#openStream);
+    }
+  }
+
+  async #openAsked(): Promise<void> {
+    for (const { path, done } of this.#reopenings.splice(0))
+      await this.#openFile(path).then(done.resolve, done.reject);
   }
 
   #inTurn<T>(act: () => Promise<T>): Promise<T> {
@@ -132,11 +166,10 @@ export class LogPump {
   }
 
   /** Starts the flow: until the stream's end, `close`, or a failure that another connection does not mend. */
-  run(
-    openStream: (
-      body: RequestBody,
-    ) => Promise<{ readonly stream: AgentStream; readonly release: () => void }>,
-  ): void {
+  run(openStream: OpenStream): void {
+    this.#openStream = openStream;
+    this.#hasFailed = false;
+    let failures = 0;
     const flow = async (): Promise<void> => {
       while (!this.#isClosed && !this.#isEnded) {
         const { stream, release } = await openStream({
@@ -145,21 +178,26 @@ export class LogPump {
         });
         this.#stream = stream;
         const before = this.#offset;
+        let failure: unknown;
         try {
           await this.#pump(stream);
+        } catch (cause) {
+          failure = cause;
         } finally {
           release();
         }
-        if (!this.#isEnded && !this.#isClosed && this.#offset === before) {
-          throw new TinderboxError(
-            "AGENT",
-            "the agent closed the log stream without an end and without a byte",
-          );
-        }
+        // A stream that broke, maybe within a frame: what it did not bring is still in the spool.
+        failures = this.#offset === before ? failures + 1 : 0;
+        if (this.#isEnded || this.#isClosed || failures < maxFailures) continue;
+        throw (
+          failure ??
+          new TinderboxError("AGENT", "the agent closes the log stream without an end and without a byte")
+        );
       }
     };
     flow()
       .catch((cause) => {
+        this.#hasFailed = true;
         if (!this.#isClosed)
           this.#log.warn("container log stopped", {
             container: this.#containerId,
@@ -169,6 +207,7 @@ export class LogPump {
       .finally(() => {
         this.#isEnded = true;
         this.#settle();
+        void this.#inTurn(() => this.#openAsked());
       });
   }
 
@@ -177,13 +216,11 @@ export class LogPump {
       if (this.#isClosed) return;
       if (frame.kind === frameKind.data) {
         await this.#inTurn(async () => {
-          for (let at = 0; at < frame.payload.length; ) {
-            const { bytesWritten } = (await this.#file?.write(frame.payload, at)) ?? { bytesWritten: 0 };
-            if (bytesWritten === 0)
-              throw new TinderboxError("INTERNAL", `log of ${this.#containerId}: nothing could be written`);
-            at += bytesWritten;
-            this.#offset += bytesWritten;
-          }
+          const rest = frame.payload.indexOf(newline) + 1;
+          if (this.#reopenings.length === 0 || rest === 0) return this.#append(frame.payload);
+          await this.#append(frame.payload.subarray(0, rest));
+          await this.#openAsked();
+          await this.#append(frame.payload.subarray(rest));
         });
         await stream.acknowledge(BigInt(this.#offset));
         this.#settle();
@@ -191,6 +228,17 @@ export class LogPump {
         this.#isEnded = true;
         return;
       }
+    }
+  }
+
+  async #append(bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length; ) {
+      const { bytesWritten } = (await this.#file?.write(bytes, at)) ?? { bytesWritten: 0 };
+      if (bytesWritten === 0)
+        throw new TinderboxError("INTERNAL", `log of ${this.#containerId}: nothing could be written`);
+      at += bytesWritten;
+      this.#offset += bytesWritten;
+      this.#endsLine = bytes[at - 1] === newline;
     }
   }
 
@@ -220,6 +268,7 @@ export class LogPump {
     this.#stream?.close();
     this.#settle();
     await this.#inTurn(async () => {
+      await this.#openAsked();
       await this.#file?.close();
       this.#file = undefined;
     });

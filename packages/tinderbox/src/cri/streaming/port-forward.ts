@@ -44,7 +44,8 @@ async function toClient(target: Duplex, data: SpdyStream): Promise<void> {
 async function copyBothWays(data: SpdyStream, target: Duplex): Promise<void> {
   const upward = fromClient(data, target);
   const downward = toClient(target, data);
-  upward.catch(() => {});
+  // A client that resets the stream, or goes, wants nothing more of the pod, which may not say anything for hours.
+  upward.catch(() => target.destroy());
   try {
     await downward;
     // The pod's side is over; what the client still sends has a moment, then nobody to read it.
@@ -60,11 +61,12 @@ async function copyBothWays(data: SpdyStream, target: Duplex): Promise<void> {
   }
 }
 
-/** Serves pairs until the client goes; `dial` connects to a port in the pod. */
+/** Serves pairs until the client goes; `dial` connects to a port in the pod, `gone` may know of the client's end before `transport`. */
 export async function servePortForward(
   transport: Duplex,
   head: Buffer,
   dial: (port: number) => Promise<Duplex>,
+  gone?: Promise<void>,
 ): Promise<void> {
   const waiting = new Map<string, Half>();
   const open = new Set<Duplex>();
@@ -90,28 +92,32 @@ export async function servePortForward(
     }
   };
 
-  const connection = new SpdyConnection(transport, (stream) => {
-    const type = stream.headers.get("streamtype");
-    const port = portOf(stream);
-    if ((type !== "error" && type !== "data") || port === undefined) return false;
-    const key = pairKey(stream, type);
-    const other = waiting.get(key);
-    if (other === undefined) {
-      const timer = setTimeout(() => {
-        waiting.delete(key);
-        void stream.reset(rstStatus.cancel).catch(() => {});
-      }, pairTimeoutMs);
-      waiting.set(key, { type, stream, timer });
+  const connection = new SpdyConnection(
+    transport,
+    (stream) => {
+      const type = stream.headers.get("streamtype");
+      const port = portOf(stream);
+      if ((type !== "error" && type !== "data") || port === undefined) return false;
+      const key = pairKey(stream, type);
+      const other = waiting.get(key);
+      if (other === undefined) {
+        const timer = setTimeout(() => {
+          waiting.delete(key);
+          void stream.reset(rstStatus.cancel).catch(() => {});
+        }, pairTimeoutMs);
+        waiting.set(key, { type, stream, timer });
+        return true;
+      }
+      if (other.type === type) return false;
+      clearTimeout(other.timer);
+      waiting.delete(key);
+      const [error, data] = type === "error" ? [stream, other.stream] : [other.stream, stream];
+      // A client that is gone makes the writes fail; there is nobody left to tell.
+      void forward(error, data, port).catch(() => {});
       return true;
-    }
-    if (other.type === type) return false;
-    clearTimeout(other.timer);
-    waiting.delete(key);
-    const [error, data] = type === "error" ? [stream, other.stream] : [other.stream, stream];
-    // A client that is gone makes the writes fail; there is nobody left to tell.
-    void forward(error, data, port).catch(() => {});
-    return true;
-  });
+    },
+    gone,
+  );
   await connection.run(head);
   for (const { timer } of waiting.values()) clearTimeout(timer);
   for (const target of open) target.destroy();

@@ -21,6 +21,8 @@ const maxStreams = 256;
 const maxDataBytes = 32 << 10;
 /** How long the client may take to close after the last frame. */
 const closeGraceMs = 5000;
+/** How often a client is pinged whose bytes nobody takes. */
+export const stallProbeMs = 5000;
 
 /** A stream that the client opened. */
 export class SpdyStream {
@@ -52,6 +54,12 @@ export class SpdyStream {
     await this.#connection.send(dataHead(this.id, 0, true));
   }
 
+  /** The client wants to hear no more, and says no more. */
+  wasReset(): void {
+    this.#ended = true;
+    this.input.end(new TinderboxError("ABORTED", "the client reset the stream"));
+  }
+
   /** Both halves are over. */
   async reset(status: number = rstStatus.cancel): Promise<void> {
     this.#ended = true;
@@ -69,13 +77,18 @@ export class SpdyConnection {
   readonly #headerWriter = new HeaderWriter();
   readonly #streams = new Map<number, SpdyStream>();
   #lastId = 0;
+  /** The server's are even */
+  #pingId = 0;
   /** Resolves when the connection is over, for whatever reason. */
   readonly closed: Promise<void>;
 
-  constructor(transport: Duplex, onStream: (stream: SpdyStream) => boolean) {
+  constructor(transport: Duplex, onStream: (stream: SpdyStream) => boolean, gone?: Promise<void>) {
     this.#transport = transport;
     this.#onStream = onStream;
-    this.closed = new Promise((resolve) => transport.once("close", () => resolve()));
+    this.closed = new Promise((resolve) => {
+      transport.once("close", () => resolve());
+      void gone?.then(resolve);
+    });
     transport.on("error", () => {});
     transport.once("close", () => this.#endStreams());
   }
@@ -143,15 +156,14 @@ export class SpdyConnection {
       if (stream === undefined) return;
       stream.input.push(frame.payload);
       if (frame.fin) stream.input.end();
-      // A client that goes away meanwhile ends the wait through the stream's reader, which its closing ends.
-      if (stream.input.isFull) await Promise.race([stream.input.room(), this.closed]);
+      if (stream.input.isFull) await this.#waitForRoom(stream);
       return;
     }
     const { type, payload } = frame;
     if (type === controlType.synStream) await this.#open(payload, frame.flags);
     else if (type === controlType.rstStream && payload.length >= 4) {
       const id = payload.readUInt32BE(0) & 0x7fff_ffff;
-      this.#streams.get(id)?.input.end(new TinderboxError("ABORTED", "the client reset the stream"));
+      this.#streams.get(id)?.wasReset();
       this.#streams.delete(id);
     } else if (type === controlType.ping && payload.length === 4) {
       // Odd ids are the client's; an even one would be the answer to a ping of ours.
@@ -163,6 +175,17 @@ export class SpdyConnection {
       throw new TinderboxError("INVALID", "SPDY: a reply to a stream that was never opened");
     }
     // SETTINGS, WINDOW_UPDATE and GOAWAY change nothing here.
+  }
+
+  /** A socket that is not read does not tell that the other side has gone; one that is written to does. */
+  async #waitForRoom(stream: SpdyStream): Promise<void> {
+    const probe = (): void => {
+      this.#pingId += 2;
+      this.send(controlFrame(controlType.ping, 0, uint32(this.#pingId))).catch(() => {});
+    };
+    const timer = setInterval(probe, stallProbeMs);
+    await Promise.race([stream.input.room(), this.closed]);
+    clearInterval(timer);
   }
 
   async #open(payload: Buffer, flags: number): Promise<void> {

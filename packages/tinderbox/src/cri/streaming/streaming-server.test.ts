@@ -1,16 +1,14 @@
 /** The protocol only: real clients drive it in tests/. The engine here is an object that echoes. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { connect, type Socket } from "node:net";
 import { Duplex, PassThrough } from "node:stream";
 import { after, before, test } from "node:test";
 import WebSocket from "ws";
+import { SpdyClient } from "../../../../../tests/support/spdy-client.ts";
 import { TinderboxError } from "../../base/errors.ts";
 import { createLogger } from "../../base/log.ts";
 import type { ExecRequest } from "../../engine/contract.ts";
 import type { ExitResult, ProcessStreams } from "../../sandbox/contract.ts";
-import { controlFrame, controlType, dataHead, SpdyFrameReader, uint32 } from "./spdy-frame-codec.ts";
-import { HeaderReader, HeaderWriter } from "./spdy-header-block.ts";
 import { openStreamingServer, type StreamingEngine, type StreamingServer } from "./streaming-server.ts";
 
 const seenSizes: string[] = [];
@@ -35,6 +33,20 @@ function echoProcess(request: ExecRequest): ProcessStreams {
   };
 }
 
+const dialling = Promise.withResolvers<void>();
+let dropped = Promise.withResolvers<void>();
+/** A connection to a pod that takes everything and answers nothing; its end is `dropped`. */
+function silent(): Duplex {
+  return new Duplex({
+    read: () => {},
+    write: (_chunk, _encoding, done) => done(),
+    destroy: (cause, done) => {
+      dropped.resolve();
+      done(cause);
+    },
+  });
+}
+
 const engine: StreamingEngine = {
   exec: async (_, request) => {
     if (request.command[0] === "fail") throw new TinderboxError("RUNTIME", "no such program");
@@ -43,6 +55,12 @@ const engine: StreamingEngine = {
   attach: () => Promise.reject(new TinderboxError("UNSUPPORTED", "not here")),
   portForward: async (_, port) => {
     if (port === 1) throw new TinderboxError("UNAVAILABLE", "refused");
+    // One that never says anything, and one that takes its time to connect.
+    if (port === 2) return silent();
+    if (port === 3) {
+      await dialling.promise;
+      return silent();
+    }
     const pipe = new PassThrough();
     return Duplex.from({ readable: pipe, writable: pipe });
   },
@@ -59,87 +77,27 @@ after(() => server.close());
 
 const session = { containerId: "c", command: ["cat"], stdin: true, stdout: true, stderr: true, tty: false };
 
-/** A SPDY client: enough to open streams and to gather what comes on them. */
-class Client {
-  readonly socket: Socket;
-  readonly received = new Map<number, Buffer>();
-  readonly ended = new Set<number>();
-  readonly closed: Promise<unknown>;
-  readonly #writer = new HeaderWriter();
-  readonly #waiting: (() => void)[] = [];
-
-  private constructor(socket: Socket, rest: Buffer) {
-    this.socket = socket;
-    const reader = new SpdyFrameReader();
-    const headers = new HeaderReader();
-    const take = (chunk: Buffer): void => {
-      for (const frame of reader.push(chunk)) {
-        if (frame.kind === "data") {
-          const before = this.received.get(frame.streamId) ?? Buffer.alloc(0);
-          this.received.set(frame.streamId, Buffer.concat([before, frame.payload]));
-          if (frame.fin) this.ended.add(frame.streamId);
-        } else if (frame.type === controlType.synReply) void headers.read(frame.payload.subarray(4));
-      }
-      for (const wake of this.#waiting.splice(0)) wake();
-    };
-    socket.on("data", take);
-    socket.on("error", () => {});
-    this.closed = once(socket, "close");
-    take(rest);
-  }
-
-  static async open(url: string, protocol: string): Promise<Client> {
-    const { port, pathname } = new URL(url);
-    const socket = connect(Number(port), "127.0.0.1");
-    socket.write(
-      `POST ${pathname} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n` +
-        `X-Stream-Protocol-Version: v5.channel.k8s.io, ${protocol}\r\nContent-Length: 0\r\n\r\n`,
-    );
-    let head = Buffer.alloc(0);
-    while (!head.includes("\r\n\r\n"))
-      head = Buffer.concat([head, (await once(socket, "data"))[0] as Buffer]);
-    const end = head.indexOf("\r\n\r\n");
-    assert.match(
-      head.toString("latin1", 0, end),
-      new RegExp(`^HTTP/1.1 101 [^]*X-Stream-Protocol-Version: ${protocol}$`),
-    );
-    return new Client(socket, head.subarray(end + 4));
-  }
-
-  open(id: number, headers: Record<string, string>): void {
-    const block = this.#writer.write(new Map(Object.entries(headers)));
-    this.socket.write(controlFrame(controlType.synStream, 0, uint32(id), uint32(0), Buffer.alloc(2), block));
-  }
-  send(id: number, data: string | Buffer, fin = false): void {
-    const payload = Buffer.from(data);
-    this.socket.write(Buffer.concat([dataHead(id, payload.length, fin), payload]));
-  }
-  async end(id: number): Promise<string> {
-    while (!this.ended.has(id)) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    return (this.received.get(id) ?? "").toString();
-  }
-}
-
 test("SPDY exec: streams, half-close, exit status; then the connection ends", async () => {
-  const client = await Client.open(server.execUrl(session), "v4.channel.k8s.io");
+  const client = await SpdyClient.open(server.execUrl(session), "v4.channel.k8s.io");
   ["error", "stdin", "stdout", "stderr"].forEach((streamtype, n) => {
     client.open(2 * n + 1, { streamtype });
   });
   const big = Buffer.alloc(3 << 20, "x");
-  client.send(3, "hello ");
-  client.send(3, big);
-  client.send(3, "", true);
-  assert.equal((await client.end(5)).length, 6 + big.length);
+  void client.send(3, "hello ");
+  void client.send(3, big);
+  void client.send(3, "", true);
+  await client.end(5);
+  assert.equal(client.received(5).bytes, 6 + big.length);
   assert.equal(await client.end(7), "bye");
   assert.deepEqual(JSON.parse(await client.end(1)).details, {
     causes: [{ reason: "ExitCode", message: "7" }],
   });
-  client.socket.end();
+  client.destroy();
   await client.closed;
 });
 
 test("SPDY exec: a start that fails is told on the error stream", async () => {
-  const client = await Client.open(
+  const client = await SpdyClient.open(
     server.execUrl({ ...session, stdin: false, stderr: false, command: ["fail"] }),
     "v4.channel.k8s.io",
   );
@@ -147,35 +105,73 @@ test("SPDY exec: a start that fails is told on the error stream", async () => {
   client.open(3, { streamtype: "stdout" });
   const status = JSON.parse(await client.end(1));
   assert.deepEqual([status.reason, status.message], ["InternalError", "no such program"]);
-  client.socket.destroy();
+  client.destroy();
 });
 
 test("SPDY exec: a size that comes before the process is not lost", async () => {
-  const client = await Client.open(
+  const client = await SpdyClient.open(
     server.execUrl({ ...session, stdin: false, stderr: false, tty: true }),
     "v4.channel.k8s.io",
   );
   client.open(1, { streamtype: "error" });
   client.open(3, { streamtype: "resize" });
-  client.send(3, '{"Width":99,"Hei');
-  client.send(3, 'ght":33}\n');
+  void client.send(3, '{"Width":99,"Hei');
+  void client.send(3, 'ght":33}\n');
   client.open(5, { streamtype: "stdout" });
   await client.end(1);
   assert.ok(seenSizes.includes("99x33"));
-  client.socket.destroy();
+  client.destroy();
 });
 
 test("SPDY port-forward: pairs by request id; a port that refuses is told on its error stream", async () => {
-  const client = await Client.open(server.portForwardUrl({ podId: "p" }), "portforward.k8s.io");
+  const client = await SpdyClient.open(server.portForwardUrl({ podId: "p" }), "portforward.k8s.io");
   client.open(1, { streamtype: "error", port: "80", requestid: "0" });
   client.open(3, { streamtype: "data", port: "80", requestid: "0" });
   client.open(5, { streamtype: "error", port: "1", requestid: "1" });
   client.open(7, { streamtype: "data", port: "1", requestid: "1" });
-  client.send(3, "through", true);
+  void client.send(3, "through", true);
   assert.equal(await client.end(3), "through");
   assert.equal(await client.end(1), "");
   assert.match(await client.end(5), /^port 1: refused$/);
-  client.socket.destroy();
+  client.destroy();
+});
+
+test("SPDY port-forward: a stream that the client resets lets the pod's connection go, silent as it is", async () => {
+  for (const open of [
+    () => SpdyClient.open(server.portForwardUrl({ podId: "p" }), "portforward.k8s.io"),
+    () => SpdyClient.tunnel(server.portForwardUrl({ podId: "p" })),
+  ]) {
+    dropped = Promise.withResolvers();
+    const client = await open();
+    client.open(1, { streamtype: "error", port: "2", requestid: "0" });
+    client.open(3, { streamtype: "data", port: "2", requestid: "0" });
+    await client.send(3, "hello");
+    client.reset(3);
+    await dropped.promise;
+    // The others of the connection go on.
+    client.open(5, { streamtype: "error", port: "80", requestid: "1" });
+    client.open(7, { streamtype: "data", port: "80", requestid: "1" });
+    await client.send(7, "through", true);
+    assert.equal(await client.end(7), "through");
+    client.destroy();
+  }
+});
+
+test("SPDY port-forward: a client that goes while the pod is dialled leaves no connection", async () => {
+  dropped = Promise.withResolvers();
+  const client = await SpdyClient.open(server.portForwardUrl({ podId: "p" }), "portforward.k8s.io");
+  client.open(1, { streamtype: "error", port: "3", requestid: "0" });
+  client.open(3, { streamtype: "data", port: "3", requestid: "0" });
+  client.open(5, { streamtype: "error", port: "80", requestid: "1" });
+  client.open(7, { streamtype: "data", port: "80", requestid: "1" });
+  void client.send(7, "there", true);
+  await client.end(7);
+  client.destroy();
+  await client.closed;
+  // The server has seen it, too, once it serves the next one.
+  assert.equal((await fetch(server.execUrl(session))).status, 400);
+  dialling.resolve();
+  await dropped.promise;
 });
 
 test("WebSocket exec: v5 channels, the close signal for stdin, exit status", async () => {
@@ -192,6 +188,18 @@ test("WebSocket exec: v5 channels, the close signal for stdin, exit status", asy
   await once(socket, "close");
   assert.deepEqual(channels.slice(1, 3), ["ping", "bye"]);
   assert.equal(JSON.parse(channels[3] ?? "").reason, "NonZeroExitCode");
+});
+
+test("streaming server: a connection on which nothing happens is closed, with the pod's", async () => {
+  const logger = createLogger({ level: "error", format: "text", write: () => {} });
+  const impatient = await openStreamingServer(engine, logger, 200);
+  dropped = Promise.withResolvers();
+  const client = await SpdyClient.open(impatient.portForwardUrl({ podId: "p" }), "portforward.k8s.io");
+  client.open(1, { streamtype: "error", port: "2", requestid: "0" });
+  client.open(3, { streamtype: "data", port: "2", requestid: "0" });
+  await client.closed;
+  await dropped.promise;
+  await impatient.close();
 });
 
 test("streaming server: a URL works once, for its own kind, and for an upgrade only", async () => {

@@ -27,6 +27,8 @@ type CommandSession =
 type Session = CommandSession | (PortForwardSession & { readonly kind: "portforward" });
 
 const idleTimeoutMs = 4 * 60 * 60 * 1000;
+/** For the request's head */
+const requestTimeoutMs = 10_000;
 const maxMessageBytes = 4 << 20;
 const tunnelProtocol = `SPDY/3.1+${portForwardProtocol}`;
 
@@ -61,8 +63,12 @@ function agreeOn<const T extends string>(offered: readonly string[], known: read
   return undefined;
 }
 
-/** Starts the server on a free port of 127.0.0.1. */
-export async function openStreamingServer(engine: StreamingEngine, logger: Logger): Promise<StreamingServer> {
+/** Starts the server on a free port of 127.0.0.1. A connection is closed after `idleMs` in which nothing came or went. */
+export async function openStreamingServer(
+  engine: StreamingEngine,
+  logger: Logger,
+  idleMs: number = idleTimeoutMs,
+): Promise<StreamingServer> {
   const tokens = new SessionTokens<Session>();
   const sockets = new Set<Duplex>();
   const settings = { noServer: true, maxPayload: maxMessageBytes, perMessageDeflate: false } as const;
@@ -143,7 +149,11 @@ export async function openStreamingServer(engine: StreamingEngine, logger: Logge
       );
       (isTunnel ? tunnels : webSockets).handleUpgrade(request, socket, head, resolve);
     });
-    if (isTunnel) return servePortForward(createWebSocketStream(webSocket), Buffer.alloc(0), dial(session));
+    if (isTunnel) {
+      // The stream itself learns of the end only where somebody reads.
+      const gone = new Promise<void>((resolve) => webSocket.once("close", () => resolve()));
+      return servePortForward(createWebSocketStream(webSocket), Buffer.alloc(0), dial(session), gone);
+    }
     await runRemoteCommand(() => openStreams(session), webSocketChannels(webSocket, session));
   };
 
@@ -153,11 +163,13 @@ export async function openStreamingServer(engine: StreamingEngine, logger: Logge
       .writeHead(400, { "Content-Type": "text/plain" })
       .end("an upgrade to SPDY/3.1 or websocket is needed\n");
   });
+  server.headersTimeout = requestTimeoutMs;
+  server.requestTimeout = requestTimeoutMs;
   server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     sockets.add(socket);
     socket.on("error", () => {});
     socket.once("close", () => sockets.delete(socket));
-    request.socket.setTimeout(idleTimeoutMs, () => socket.destroy());
+    request.socket.setTimeout(idleMs, () => socket.destroy());
     const [, kind, token] = /^\/(exec|attach|portforward)\/([\w-]{16,64})$/.exec(request.url ?? "") ?? [];
     if (request.method !== "GET" && request.method !== "POST")
       return refuse(socket, { status: "405 Method Not Allowed", text: "GET or POST" });

@@ -7,6 +7,7 @@ import { TinderboxError } from "../../base/errors.ts";
 import { ByteQueue } from "./byte-queue.ts";
 import { statusJson, statusText } from "./exit-status.ts";
 import type { ClientChannels } from "./remote-command.ts";
+import { stallProbeMs } from "./spdy-connection.ts";
 import { TerminalSizes } from "./terminal-sizes.ts";
 
 /** In the order of preference. */
@@ -42,7 +43,12 @@ export function webSocketChannels(
       stdin.push(payload);
       if (!stdin.isFull) return;
       socket.pause();
-      void stdin.room().then(() => socket.resume());
+      // A socket that is not read does not tell that the other side has gone; one that is written to does.
+      const timer = setInterval(() => socket.ping(undefined, false, () => {}), stallProbeMs);
+      void Promise.race([stdin.room(), closed]).then(() => {
+        clearInterval(timer);
+        socket.resume();
+      });
     } else if (message[0] === channel.resize) sizes.push(payload);
     else if (
       message[0] === channel.close &&
