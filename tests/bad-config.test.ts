@@ -36,14 +36,8 @@ const keys =
   "root, state, listen, log_level, default_runtime, runtimes, enable_criu_support, cni, metrics, images, registries";
 
 const mistakes: readonly (readonly [string, string])[] = [
-  [
-    'rot = "/a"',
-    `rot: unknown key; did you mean root? known here: ${keys}`,
-  ],
-  [
-    "zzzzzzzzz = 1",
-    `zzzzzzzzz: unknown key; known here: ${keys}`,
-  ],
+  ['rot = "/a"', `rot: unknown key; did you mean root? known here: ${keys}`],
+  ["zzzzzzzzz = 1", `zzzzzzzzz: unknown key; known here: ${keys}`],
   ["root = 5", `root: 5: ${path}`],
   ['root = ""', `root: "": ${notRoot}`],
   ['root = "/"', `root: "/": ${notRoot}`],
