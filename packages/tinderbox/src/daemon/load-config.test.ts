@@ -196,7 +196,7 @@ test("loadConfig: drop-ins replace single keys, runtimes and registries, in the 
   assert.deepEqual([...config.images.registries.keys()], ["registry.k8s.io", "docker.io"]);
   assert.deepEqual([...config.images.policy.scopes.keys()], ["a.b", "c.d"]);
   assert.deepEqual(config.images.pinned, ["a.b/c"]);
-  assert.deepEqual(config.cni, { confDir: "/c", binDirs: defaultConfig.cni.binDirs });
+  assert.deepEqual(config.cni, { ...defaultConfig.cni, confDir: "/c" });
   dropIn("50-bad.toml", "root = 5");
   assert.throws(() => loadConfig(file), { code: "CONFIG", message: /50-bad\.toml: root: 5/ });
 });
