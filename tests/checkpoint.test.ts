@@ -36,7 +36,7 @@ const checkpointctl = join(import.meta.dirname, "clients-checkpointctl/bin/check
 const counter = [
   "sh",
   "-c",
-  "rm /etc/group; echo new >/etc/new; mkdir -p /data; ln -s /etc/shadow /data/link; " +
+  "rm /etc/group; echo new >/etc/new; rm -r /root; mkdir /root; echo mine >/root/own; mkdir -p /data; ln -s /etc/shadow /data/link; " +
     "n=0; while :; do n=$((n+1)); echo $n >/data/n; sleep 0.05; done",
 ];
 
@@ -188,13 +188,13 @@ describe("checkpoints", { skip }, () => {
     assert.deepEqual([dump.id, dump.runtime, dump.rootfsImage], [main.id, "runc", image]);
     assert.equal(json("spec.dump").annotations["io.kubernetes.cri.sandbox-id"], podId);
     assert.deepEqual(json("spec.dump").process.args, counter);
-    assert.deepEqual(json("deleted.files"), ["/etc/group"]);
+    assert.deepEqual(json("deleted.files"), ["/etc/group", "/root"]);
     const diff = spawnSync("tar", ["-tvf", join(unpacked, "rootfs-diff.tar")], { encoding: "utf8" }).stdout;
     // CRIU itself makes something in /tmp and takes it away.
     const names = diff.split("\n").flatMap((line) => /\d\d:\d\d (\S+)/.exec(line)?.[1] ?? []);
     assert.deepEqual(
       names.filter((name) => name !== "tmp/"),
-      ["data/", "data/link", "data/n", "etc/", "etc/new"],
+      ["data/", "data/link", "data/n", "etc/", "etc/new", "root/", "root/own"],
       diff,
     );
     const { stdout } = spawnSync("tar", ["-xOf", join(unpacked, "rootfs-diff.tar"), "data/n"], {
