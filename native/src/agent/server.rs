@@ -170,12 +170,14 @@ impl Agent {
             (Some(wire::rootfs::Lower::Drive(drive)), Some(guest)) => {
                 let lower = guest.drives.mount(drive, &request.id)?;
                 let upper = guest.drives.scratch().join(&request.id);
-                let made = guest.volumes.prepare(&request.volumes, &request.config_json, &request.id).and_then(
-                    |config_json| {
+                let made = guest
+                    .volumes
+                    .prepare(&request.volumes, &request.config_json, &request.id)
+                    .and_then(|config| guest.drives.add_devices(&request.block_devices, config, &request.id))
+                    .and_then(|config_json| {
                         let request = wire::CreateContainer { config_json, ..request.clone() };
                         container::create(&place, &request, &lower, &upper)
-                    },
-                );
+                    });
                 if made.is_err() {
                     guest.volumes.release(&request.id);
                     guest.drives.release(&request.id);

@@ -82,6 +82,20 @@ function parseDevice(path: string, device: WireDevice): Device {
   };
 }
 
+function parseDevices(path: string, wire: readonly WireDevice[]): readonly Device[] {
+  const devices = wire.map((device, n) => parseDevice(`${path}[${n}]`, device));
+  for (const [n, { containerPath }] of devices.entries()) {
+    const first = devices.findIndex((other) => other.containerPath === containerPath);
+    if (first < n)
+      throw invalid(
+        `${path}[${n}].container_path`,
+        containerPath,
+        `a path that is not ${path}[${first}]'s as well`,
+      );
+  }
+  return devices;
+}
+
 function parseLogPath(path: string, value: string): string {
   plainText(path, value, 0, 4096);
   if (value.startsWith("/") || value.split("/").includes("..")) {
@@ -136,7 +150,7 @@ export function parseContainerConfig(
       return { key: noNul(`config.envs[${n}].key`, key), value: noNul(`config.envs[${n}].value`, value) };
     }),
     mounts: given.mounts.map((mount, n) => parseMount(`config.mounts[${n}]`, mount, handlers)),
-    devices: given.devices.map((device, n) => parseDevice(`config.devices[${n}]`, device)),
+    devices: parseDevices("config.devices", given.devices),
     labels: given.labels,
     annotations: given.annotations,
     logPath: parseLogPath("config.log_path", given.logPath),

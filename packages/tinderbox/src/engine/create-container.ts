@@ -6,6 +6,7 @@ import type { Image } from "../image/contract.ts";
 import { allCapabilities, hostCapabilities } from "./capability-set.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
+import { guestDevices } from "./guest-devices.ts";
 import { guestVolumes } from "./guest-volumes.ts";
 import { hostHasCgroupV2, lowestOomScoreAdj } from "./host-features.ts";
 import { newId } from "./id-index.ts";
@@ -162,6 +163,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
         image: held,
         ociSpec: spec,
         volumes,
+        blockDevices: facts.place === "microvm" ? guestDevices(config) : [],
         // The agent decides by this alone; the image must then have the mount points (/dev, /proc, /etc/hosts, ...).
         readonlyRootfs: config.security.readonlyRootfs,
         terminal: config.tty,

@@ -1,6 +1,7 @@
 /** Device nodes of the host, as the OCI spec wants them. */
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { deviceNumber } from "../base/device-number.ts";
 import { TinderboxError } from "../base/errors.ts";
 import type { Device } from "./contract.ts";
 
@@ -17,14 +18,10 @@ export type OciDevice = {
 function readDevice(hostPath: string, path: string): OciDevice | undefined {
   const stat = statSync(hostPath, { bigint: true, throwIfNoEntry: false });
   if (!stat || !(stat.isBlockDevice() || stat.isCharacterDevice())) return undefined;
-  // glibc's gnu_dev_major and gnu_dev_minor
-  const major = ((stat.rdev >> 8n) & 0xfffn) | ((stat.rdev >> 32n) & 0xfffff000n);
-  const minor = (stat.rdev & 0xffn) | ((stat.rdev >> 12n) & 0xffffff00n);
   return {
     path,
     type: stat.isBlockDevice() ? "b" : "c",
-    major: Number(major),
-    minor: Number(minor),
+    ...deviceNumber(stat.rdev),
     fileMode: Number(stat.mode & 0o777n),
     uid: Number(stat.uid),
     gid: Number(stat.gid),

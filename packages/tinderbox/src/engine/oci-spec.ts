@@ -105,11 +105,10 @@ function refuseForMicrovm(pod: PodConfig, config: ContainerConfig): void {
   }
   if (config.security.appArmorProfile !== "")
     refuse("apparmor", JSON.stringify(config.security.appArmorProfile));
-  const [device] = config.devices;
-  if (device) refuse("devices.host_path", JSON.stringify(device.hostPath));
 }
 
 function devicesOf(config: ContainerConfig, place: "host" | "microvm"): readonly OciDevice[] {
+  // Its block devices are drives, which only the guest knows the numbers of.
   if (place === "microvm") return [];
   const asked = config.devices.map(requestedDevice);
   if (!config.security.privileged) return asked;
