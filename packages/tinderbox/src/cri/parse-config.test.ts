@@ -177,7 +177,6 @@ const refusedContainers: readonly (readonly [ContainerInit, string, RegExp])[] =
     "INVALID",
     /devices\[1\]\.container_path: "\/dev\/x"/,
   ],
-  [{ CDIDevices: [{ name: "v/c=d" }] }, "UNSUPPORTED", /CDI_devices/],
   [
     { mounts: [{ containerPath: "/a", hostPath: "/b", recursiveReadOnly: true }] },
     "INVALID",

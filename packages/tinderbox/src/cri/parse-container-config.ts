@@ -17,6 +17,7 @@ import {
   required,
 } from "./field-checks.ts";
 import { parseMappings } from "./namespace-modes.ts";
+import { parseCdiDevices } from "./parse-cdi-devices.ts";
 import { parseContainerSecurity } from "./parse-container-security.ts";
 import { parseImageSpec } from "./parse-image-spec.ts";
 import { parseResources } from "./parse-resources.ts";
@@ -114,14 +115,6 @@ export function parseContainerConfig(
   const metadata = required("config.metadata", given.metadata);
   const image = required("config.image", given.image);
   refuse(given.windows !== undefined, "config.windows", "set", "this is a Linux node");
-  refuse(
-    given.CDIDevices.length > 0,
-    "config.CDI_devices",
-    given.CDIDevices.map(({ name }) => name),
-    "CDI devices are not injected",
-  );
-  const cdi = Object.keys(given.annotations).find((key) => key.startsWith("cdi.k8s.io/"));
-  refuse(cdi !== undefined, "config.annotations", cdi, "CDI devices are not injected");
   const security = parseContainerSecurity(
     "config.linux.security_context",
     given.linux?.securityContext,
@@ -151,6 +144,7 @@ export function parseContainerConfig(
     }),
     mounts: given.mounts.map((mount, n) => parseMount(`config.mounts[${n}]`, mount, handlers)),
     devices: parseDevices("config.devices", given.devices),
+    cdiDevices: parseCdiDevices(given),
     labels: given.labels,
     annotations: given.annotations,
     logPath: parseLogPath("config.log_path", given.logPath),

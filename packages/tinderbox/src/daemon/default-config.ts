@@ -31,6 +31,7 @@ export const defaultConfig: DaemonConfig = {
   runtimes: new Map(runtimes.map((runtime) => [runtime.name, runtime])),
   enableCriuSupport: true,
   cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"], defaultNetwork: "" },
+  cdiSpecDirs: ["/etc/cdi", "/var/run/cdi"],
   metrics: { listen: "" },
   images: defaultImageSettings,
 };

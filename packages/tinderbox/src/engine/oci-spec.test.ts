@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { noEdits } from "../cdi/contract.ts";
 import type { Digest, Image } from "../image/contract.ts";
 import { allCapabilities } from "./capability-set.ts";
 import type { ContainerConfig, ContainerSecurity, Mount, PodConfig } from "./contract.ts";
@@ -60,6 +61,7 @@ const config: ContainerConfig = {
   env: [],
   mounts: [],
   devices: [],
+  cdiDevices: [],
   labels: {},
   annotations: {},
   logPath: "",
@@ -109,6 +111,7 @@ const facts: PlaceFacts = {
   capabilities: allCapabilities,
   lowestOomScoreAdj: -5,
   hostname: "h",
+  edits: noEdits,
   seccompFile: undefined,
 };
 

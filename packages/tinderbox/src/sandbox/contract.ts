@@ -77,6 +77,10 @@ export type ContainerBlockDevice = {
   readonly containerPath: string;
   /** Some of r, w and m; without w the VMM lets nobody in the microVM write */
   readonly access: string;
+  /** Permission bits and owner of the node. @default the host's */
+  readonly mode?: number;
+  readonly uid?: number;
+  readonly gid?: number;
 };
 
 export type ContainerSpec = {

@@ -11,10 +11,10 @@ export async function attachDevices(
   devices: readonly ContainerBlockDevice[],
 ): Promise<readonly BlockDeviceInit[]> {
   const attached: BlockDeviceInit[] = [];
-  for (const { field, hostPath, containerPath, access } of devices) {
+  for (const { field, hostPath, containerPath, access, ...given } of devices) {
     const device = await openBlockDevice(`${field}.host_path`, hostPath);
     try {
-      const { mode, uid, gid } = device;
+      const { mode, uid, gid } = { ...device, ...given };
       const drive = await slots.acquireDevice(containerId, device, access.includes("w"));
       attached.push({ path: containerPath, ...drive, access, mode, uid, gid });
     } finally {
