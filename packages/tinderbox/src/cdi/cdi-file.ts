@@ -9,7 +9,7 @@ import { type CdiDeviceNode, type ContainerEdits, hookNames } from "./contract.t
 import { isDeviceName, isKind } from "./device-name.ts";
 
 /** Edits, and the names of those that we do not make */
-export type FileEdits = ContainerEdits & { readonly notMade: readonly string[] };
+export type FileEdits = Omit<ContainerEdits, "names"> & { readonly notMade: readonly string[] };
 
 export type CdiFile = {
   readonly kind: string;

@@ -119,6 +119,7 @@ export class CdiRegistry {
       parts.push(...own);
     }
     return {
+      names: requests.map(({ name }) => name),
       env: parts.flatMap(({ env }) => env),
       deviceNodes: parts.flatMap(({ deviceNodes }) => deviceNodes),
       mounts: parts.flatMap(({ mounts }) => mounts),

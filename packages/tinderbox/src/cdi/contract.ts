@@ -44,6 +44,8 @@ export type CdiHook = {
 };
 
 export type ContainerEdits = {
+  /** Of the devices, for errors */
+  readonly names: readonly string[];
   /** `NAME=value`, stronger than the request's and the image's */
   readonly env: readonly string[];
   readonly deviceNodes: readonly CdiDeviceNode[];
@@ -61,6 +63,7 @@ export type CdiRequest = {
 };
 
 export const noEdits: ContainerEdits = {
+  names: [],
   env: [],
   deviceNodes: [],
   mounts: [],

@@ -8,22 +8,29 @@ import type { Container } from "./contract.ts";
 import type { AllowedDevice } from "./host-devices.ts";
 import type { OciMount } from "./oci-mounts.ts";
 
-const invalid = (what: string, why: string): TinderboxError =>
-  new TinderboxError("INVALID", `CDI: ${what}: ${why}`);
+const maxToldNames = 5;
+
+function nameOf({ names }: ContainerEdits): string {
+  const more = names.length > maxToldNames ? " and others" : "";
+  return `CDI device ${names.slice(0, maxToldNames).join(", ")}${more}`;
+}
 
 function typeOf(stat: { isBlockDevice(): boolean; isCharacterDevice(): boolean; isFIFO(): boolean }) {
   return stat.isBlockDevice() ? "b" : stat.isCharacterDevice() ? "c" : stat.isFIFO() ? "p" : undefined;
 }
 
-function deviceOf(node: CdiDeviceNode, user: Container["user"]): AllowedDevice {
-  const what = `deviceNodes ${node.path}`;
+function deviceOf(
+  node: CdiDeviceNode,
+  user: Container["user"],
+  refuse: (why: string) => TinderboxError,
+): AllowedDevice {
   const stat = statSync(node.hostPath, { bigint: true, throwIfNoEntry: false });
   const there = stat && typeOf(stat);
   const type = node.type ?? there;
-  if (type === undefined) throw invalid(what, `${node.hostPath} is not a device on this host`);
+  if (type === undefined) throw refuse(`${node.hostPath} is not a device on this host`);
   const isNumbered = node.major !== undefined && node.minor !== undefined;
   if (type !== "p" && !isNumbered && there !== type)
-    throw invalid(what, `${node.hostPath} is not a device of type ${type} on this host`);
+    throw refuse(`${node.hostPath} is not a device of type ${type} on this host`);
   const number = isNumbered || !stat ? { major: 0, minor: 0 } : deviceNumber(stat.rdev);
   const { major = number.major, minor = number.minor } = node;
   // The device is for the container's user, the specification's own library has it.
@@ -44,7 +51,13 @@ function deviceOf(node: CdiDeviceNode, user: Container["user"]): AllowedDevice {
 
 /** The devices of the host that the edits name. @throws INVALID when there is none */
 export function cdiDevices(edits: ContainerEdits, user: Container["user"]): readonly AllowedDevice[] {
-  return edits.deviceNodes.map((node) => deviceOf(node, user));
+  return edits.deviceNodes.map((node) =>
+    deviceOf(
+      node,
+      user,
+      (why) => new TinderboxError("INVALID", `${nameOf(edits)}: deviceNodes ${node.path}: ${why}`),
+    ),
+  );
 }
 
 const depth = (path: string): number => path.split("/").filter((part) => part !== "").length;
@@ -55,7 +68,10 @@ export function withCdiMounts(mounts: readonly OciMount[], edits: ContainerEdits
   const added = edits.mounts.map(({ hostPath, containerPath, type, options }): OciMount => {
     const isBind = type === "" || type === "none" || type === "bind";
     if (isBind && !(hostPath.startsWith("/") && existsSync(hostPath)))
-      throw invalid(`mounts ${containerPath}`, `${hostPath} is not there on this host`);
+      throw new TinderboxError(
+        "INVALID",
+        `${nameOf(edits)}: mounts ${containerPath}: ${hostPath} is not there on this host`,
+      );
     const saysBind = options.some((option) => option === "bind" || option === "rbind");
     return {
       destination: containerPath,
@@ -95,11 +111,11 @@ export function guestCdiDevices(edits: ContainerEdits): readonly ContainerBlockD
     if (edits[kind].length > 0)
       throw new TinderboxError(
         "UNSUPPORTED",
-        `CDI: ${kind}: not possible in a microVM, whose devices and drivers are its own; env and block deviceNodes are`,
+        `${nameOf(edits)}: ${kind}: not possible in a microVM, whose devices and drivers are its own; env and block deviceNodes are`,
         { hint: "Use an OCI runtime handler for this pod." },
       );
   return edits.deviceNodes.map(({ path, hostPath, permissions, fileMode, uid, gid }) => ({
-    field: `CDI deviceNodes ${path}:`,
+    field: `${nameOf(edits)}: deviceNodes ${path}`,
     hostPath,
     containerPath: path,
     access: permissions,

@@ -10,7 +10,7 @@ export function guestDevices(
   edits: ContainerEdits,
 ): readonly ContainerBlockDevice[] {
   const own = config.devices.map(({ hostPath, containerPath, permissions }, n) => ({
-    field: `devices[${n}]`,
+    field: `devices[${n}].host_path`,
     hostPath,
     containerPath,
     access: permissions,

@@ -71,7 +71,7 @@ export type ContainerVolume = {
 
 /** A block device of the host in a microVM's container. On the host the OCI spec has the device itself. */
 export type ContainerBlockDevice = {
-  /** What the request calls it, for errors: `devices[0]` */
+  /** What the request calls `hostPath`, for errors: `devices[0].host_path` */
   readonly field: string;
   readonly hostPath: string;
   readonly containerPath: string;

@@ -12,7 +12,7 @@ export async function attachDevices(
 ): Promise<readonly BlockDeviceInit[]> {
   const attached: BlockDeviceInit[] = [];
   for (const { field, hostPath, containerPath, access, ...given } of devices) {
-    const device = await openBlockDevice(`${field}.host_path`, hostPath);
+    const device = await openBlockDevice(field, hostPath);
     try {
       const { mode, uid, gid } = { ...device, ...given };
       const drive = await slots.acquireDevice(containerId, device, access.includes("w"));
