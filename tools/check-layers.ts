@@ -25,7 +25,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
     "sandbox/contract",
     "network/contract",
   ],
-  cli: ["base", "rpc", "native", "guest", "image"],
+  cli: ["base", "rpc", "native", "cdi", "guest", "image"],
   daemon: ["base", "rpc", "native", "cdi", "image", "network", "guest", "sandbox", "engine", "cri"],
 };
 

@@ -42,6 +42,8 @@ export type Stage = {
   readonly image: string;
   /** An address of the host */
   readonly hostIp: string;
+  /** Where the daemon looks for CDI devices */
+  readonly cdiSpecDir: string;
   /** Absolute, of no other test */
   readonly cgroupParent: string;
 };

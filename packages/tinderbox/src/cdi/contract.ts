@@ -78,3 +78,6 @@ export type CdiStatus = {
   /** Files and directories that are not used, and why */
   readonly problems: readonly string[];
 };
+
+/** Where files are looked for when nobody says; the later one wins */
+export const defaultSpecDirs: readonly string[] = ["/etc/cdi", "/var/run/cdi"];
