@@ -23,6 +23,10 @@ export type DriveSlot = {
 export type DriveActions = {
   /** Gives the drive another backing file. */
   setBacking(index: number, path: string): Promise<void>;
+  /** Gives the drive a block device, until its backing file is another. */
+  setDevice(index: number, device: BlockDevice, isWritable: boolean): Promise<void>;
+  /** The drive has another file than a block device: the VMM is to have no way to the device. */
+  removeDevice(index: number): Promise<void>;
   /** Makes the guest let go of the drive. */
   releaseInGuest(index: number): Promise<void>;
 };
@@ -33,7 +37,8 @@ type Wanted = {
   readonly holds: string;
   readonly isWritable: boolean;
   readonly sizeBytes: number;
-  readonly path: string;
+  /** Puts it into the drive. */
+  readonly attach: (index: number) => Promise<void>;
 };
 
 /** The VMM's name of a drive. */
@@ -107,7 +112,7 @@ export class DriveSlots {
     );
   }
 
-  async #take(containerId: string, wanted: Wanted, check: () => Promise<void>): Promise<DriveSlot> {
+  async #take(containerId: string, wanted: Wanted): Promise<DriveSlot> {
     const has = this.#slots.find((slot) => slot.holds === wanted.holds);
     if (has) {
       const slot = { ...has, containers: [...new Set([...has.containers, containerId])] };
@@ -116,12 +121,14 @@ export class DriveSlots {
     }
     const { holds, sizeBytes } = wanted;
     const index = this.#freeIndex(wanted);
-    await check();
     const slot: DriveSlot = { index, holds, sizeBytes, containers: [containerId] };
     await this.#keep([...this.#slots, slot]);
     try {
-      await this.#actions.setBacking(index, wanted.path);
+      await wanted.attach(index);
     } catch (cause) {
+      // What the VMM did not answer it may have done.
+      await this.#actions.setBacking(index, this.#placeholder).catch(() => {});
+      await this.#actions.removeDevice(index);
       await this.#keep(this.#slots.filter((other) => other.index !== index));
       throw cause;
     }
@@ -140,9 +147,9 @@ export class DriveSlots {
         holds: image.id,
         isWritable: false,
         sizeBytes: size - (size % 512),
-        path: image.blockPath,
+        attach: (index: number) => this.#actions.setBacking(index, image.blockPath),
       };
-      const { index, sizeBytes } = await this.#take(containerId, wanted, async () => {});
+      const { index, sizeBytes } = await this.#take(containerId, wanted);
       return { index, sizeBytes: BigInt(sizeBytes), fsType: image.fsType };
     });
   }
@@ -158,10 +165,15 @@ export class DriveSlots {
   ): Promise<{ readonly index: number; readonly sizeBytes: bigint }> {
     return this.#inTurn(async () => {
       const holds = `device ${device.number} ${isWritable ? "rw" : "ro"}`;
-      const { name, sizeBytes: size, path } = device;
-      const wanted = { name, holds, isWritable, sizeBytes: size, path };
-      const { index, sizeBytes } = await this.#take(containerId, wanted, async () => {
-        if (isWritable) await device.checkUnused();
+      const { index, sizeBytes } = await this.#take(containerId, {
+        name: device.name,
+        holds,
+        isWritable,
+        sizeBytes: device.sizeBytes,
+        attach: async (free) => {
+          if (isWritable) await device.checkUnused();
+          await this.#actions.setDevice(free, device, isWritable);
+        },
       });
       return { index, sizeBytes: BigInt(sizeBytes) };
     });
@@ -175,6 +187,7 @@ export class DriveSlots {
         if (containers.length === 0) {
           await this.#actions.releaseInGuest(slot.index);
           await this.#actions.setBacking(slot.index, this.#placeholder);
+          await this.#actions.removeDevice(slot.index);
         }
         const others = this.#slots.filter((other) => other !== slot);
         await this.#keep(containers.length === 0 ? others : [...others, { ...slot, containers }]);

@@ -129,8 +129,13 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     control?: AgentConnection,
   ): Promise<{ sandbox: AgentSandbox; slots: DriveSlots; volumes: VolumeServer; logs: MicrovmLogs }> {
     const logs = new MicrovmLogs(record.directory, log);
+    const setBacking = (index: number, path: string): Promise<void> =>
+      machine.api.patchDrive({ drive_id: driveId(index), path_on_host: path });
     const slots = await DriveSlots.load(record.directory, placeholderCounts, {
-      setBacking: (index, path) => machine.api.patchDrive({ drive_id: driveId(index), path_on_host: path }),
+      setBacking,
+      setDevice: async (index, device, isWritable) =>
+        setBacking(index, await vmm.admitDevice(index, device, isWritable)),
+      removeDevice: (index) => vmm.removeDevice(index),
       releaseInGuest: async (index) => {
         await (await sandbox.control()).call(
           { case: "releaseDrive", value: { index } },
