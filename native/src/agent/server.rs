@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use wire::container_state::Status;
 use wire::request::Body;
@@ -24,7 +24,8 @@ const CALL_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTACH_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Zero is none: what is produced for one client alone waits for it, as a pipe would.
 const STREAM_WRITE_TIMEOUT: Duration = Duration::ZERO;
-
+/// How long a deletion waits for a container that is being made.
+const MAKING: Duration = Duration::from_secs(60);
 /// Connections served at once; more are closed.
 const MAX_CONNECTIONS: usize = 1024;
 
@@ -37,6 +38,8 @@ pub struct Agent {
     pub boot_id: String,
     /// A None is a container being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    /// Told when one has been made, or has not.
+    made: Condvar,
     subscribers: Mutex<Vec<FrameWriter>>,
     connections: AtomicU64,
     /// Called once everything has ended: leaves the process or the machine.
@@ -55,6 +58,7 @@ impl Agent {
             reaper: Arc::new(Reaper::new()),
             boot_id,
             containers: Mutex::new(HashMap::new()),
+            made: Condvar::new(),
             subscribers: Mutex::new(Vec::new()),
             connections: AtomicU64::new(0),
             leave,
@@ -73,6 +77,14 @@ impl Agent {
     fn find(&self, id: &str) -> Outcome<Arc<Container>> {
         let found = lock(&self.containers).get(id).cloned().flatten();
         found.ok_or_else(|| Fault::new(wire::error::Code::NotFound, format!("no container '{}'", id.escape_debug())))
+    }
+
+    /// The same, but one that is still being made is waited for: whoever asked for it may be gone, and must not find it later.
+    fn find_made(&self, id: &str) -> Outcome<Arc<Container>> {
+        let being_made = |containers: &mut HashMap<_, Option<_>>| matches!(containers.get(id), Some(None));
+        let waited = self.made.wait_timeout_while(lock(&self.containers), MAKING, being_made);
+        drop(waited);
+        self.find(id)
     }
 
     fn all(&self) -> Vec<Arc<Container>> {
@@ -111,6 +123,7 @@ impl Agent {
         }
         let made = self.create_reserved(request);
         let mut containers = lock(&self.containers);
+        self.made.notify_all();
         match made {
             Err(fault) => {
                 containers.remove(&request.id);
@@ -193,7 +206,7 @@ impl Agent {
     }
 
     fn delete(&self, request: &wire::DeleteContainer) -> Outcome<()> {
-        let container = self.find(&request.id)?;
+        let container = self.find_made(&request.id)?;
         if container.status() != Status::Exited {
             if !request.force {
                 let message = format!(

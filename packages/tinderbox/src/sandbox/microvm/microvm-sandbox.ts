@@ -291,10 +291,9 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
           throw new TinderboxError("VMM", `its guest is ${machine.phase}, not running`);
         const { sandbox, slots, volumes, logs } = await makeSandbox(record, vmm, machine);
         const ids = new Set((await sandbox.listContainers()).map((state) => state.id));
-        for (const containerId of slots.containers)
-          if (!ids.has(containerId)) await slots.release(containerId);
-        for (const containerId of volumes.containers)
-          if (!ids.has(containerId)) await volumes.release(containerId);
+        // The guest may still be making one whose maker has died.
+        for (const containerId of new Set([...slots.containers, ...volumes.containers]))
+          if (!ids.has(containerId)) await sandbox.deleteContainer(containerId);
         await logs.resume(ids);
         return sandbox;
       } catch (cause) {

@@ -1064,6 +1064,8 @@ export const SignalSchema: GenMessage<Signal> = /*@__PURE__*/
   messageDesc(file_tinderbox_agent_v1_agent, 20);
 
 /**
+ * One that is still being made is waited for, 60 s at most.
+ *
  * @generated from message tinderbox.agent.v1.DeleteContainer
  */
 export type DeleteContainer = Message<"tinderbox.agent.v1.DeleteContainer"> & {
