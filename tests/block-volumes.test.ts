@@ -10,12 +10,14 @@ import {
   readFileSync,
   readSync,
   rmSync,
+  statSync,
   symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
 import { basename, join } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { openBlockDevice } from "../packages/tinderbox/src/sandbox/microvm/block-device.ts";
 import { pushBusyboxImage } from "./support/busybox-image.ts";
 import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { crictl, crictlPath } from "./support/crictl.ts";
@@ -237,7 +239,7 @@ describe("block volumes of a microVM", () => {
     detach(other);
   });
 
-  test("what is no block device, is empty, gone, or the host's own is refused by name", () => {
+  test("what is no block device, is empty, gone, or the host's own (CVE-2026-24054) is refused by name", () => {
     const refused = (name: string, path: string, why: RegExp): void =>
       refuses(name, { host: path, at: "/dev/x" }, why);
     refused("character", "/dev/null", /devices\[0\]\.host_path "\/dev\/null": a character device/);
@@ -259,6 +261,20 @@ describe("block volumes of a microVM", () => {
     detach(loop);
     refused("empty", loop, /the device is empty|no driver has a block device|ENOENT/);
     assert.equal(placeholders(), " 11 1");
+  });
+
+  test("the device that was looked at is the one that a VMM gets, whatever becomes of its path", async () => {
+    const [mine, other] = [attach("looked-at.img"), attach("swapped.img")];
+    const path = file("swapped");
+    symlinkSync(mine, path);
+    const device = await openBlockDevice("devices[0].host_path", path);
+    rmSync(path);
+    symlinkSync(other, path);
+    assert.equal(statSync(device.path).rdev, statSync(mine).rdev);
+    assert.equal(device.sizeBytes, 8 << 20);
+    await device.close();
+    detach(mine);
+    detach(other);
   });
 
   test("one more than there are drives is refused, and fits when another has gone", () => {
