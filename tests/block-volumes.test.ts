@@ -291,6 +291,17 @@ describe("block volumes of a microVM", () => {
     for (const loop of many) detach(loop);
   });
 
+  test("a device that fails under a container gives it errors, and is let go of", () => {
+    const loop = attach("fails.img");
+    const id = create("fails", [{ host: loop, at: "/dev/x" }]);
+    sh(id, "echo waits >/dev/x");
+    truncateSync(file("fails.img"), 0);
+    assert.match(fails(id, "dd if=/dev/x bs=4096 skip=1000 count=1 of=/dev/null"), /Input\/output error/);
+    remove(id);
+    assert.equal(placeholders(), " 11 1");
+    detach(loop);
+  });
+
   test("the daemon is killed while a container uses a device: its successor goes on, and lets go of it", async () => {
     const loop = attach("survives.img");
     const id = create("survives", [{ host: loop, at: "/dev/x" }]);
@@ -343,7 +354,8 @@ describe("block volumes of a microVM", () => {
     sh(id, "mkdir /mnt && mount -t ext4 /dev/ext4 /mnt && echo kept >/mnt/file");
     const cached = 20 << 20;
     const holds = `exec 3<>/dev/raw; yes cached | head -c ${cached} >&3; touch /tmp/done; exec sleep 1000`;
-    sh(id, `(${holds}) >/dev/null 2>&1 & until [ -e /tmp/done ]; do sleep 0.1; done`);
+    const waits = "until [ -e /tmp/done ]; do kill -0 $! || { cat /tmp/said; exit 1; }; sleep 0.1; done";
+    sh(id, `(${holds}) >/tmp/said 2>&1 & ${waits}`);
     ok("stopp", pod.id);
     assert.doesNotMatch(daemon.said(), /does not shut down/);
     const all = readFileSync(raw).subarray(0, cached);

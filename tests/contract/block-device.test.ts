@@ -84,6 +84,30 @@ describe("block devices as drives", { skip: canLoop ? false : "loop devices need
     assert.equal(isAttached(loop), false, "the device is held after the drive has another file");
   });
 
+  test("what the host has no room for, or has lost, is the guest's error; the guest runs on", async () => {
+    execFileSync("mkdir", [file("small")]);
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=1m", "small", file("small")]);
+    try {
+      execFileSync("truncate", ["--size=8M", file("small/disk")]);
+      await patch("writable", file("small/disk"), "vdb", (8 * mib) / 512);
+      const { status } = await guest.result(
+        guest.type("dd if=/dev/zero of=/dev/vdb bs=1M count=4 oflag=direct 2>/dev/null"),
+      );
+      assert.notEqual(status, 0);
+      await patch("writable", file("placeholder"), "vdb", 1);
+    } finally {
+      execFileSync("umount", ["-l", file("small")]);
+    }
+    execFileSync("truncate", ["--size=1M", file("late.img")]);
+    const loop = attach("late.img");
+    await patch("writable", loop, "vdb", mib / 512);
+    execFileSync("truncate", ["--size=0", file("late.img")]);
+    const read = guest.type("dd if=/dev/vdb of=/dev/null bs=4096 skip=100 count=1 iflag=direct 2>/dev/null");
+    assert.notEqual((await guest.result(read)).status, 0);
+    await patch("writable", file("placeholder"), "vdb", 1);
+    execFileSync("losetup", ["--detach", loop]);
+  });
+
   test("a device that is none is refused, and the drive keeps what it has", async () => {
     const { status, text } = await guest.vmm.send(
       "PATCH",

@@ -207,6 +207,9 @@ impl Agent {
 
     fn delete(&self, request: &wire::DeleteContainer) -> Outcome<()> {
         let container = self.find_made(&request.id)?;
+        // Two may ask at once, a daemon that has died meanwhile and the next: what the one has deleted the other does not find.
+        let _turn = lock(&container.deletion);
+        self.find(&request.id)?;
         if container.status() != Status::Exited {
             if !request.force {
                 let message = format!(

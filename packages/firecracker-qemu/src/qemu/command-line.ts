@@ -199,7 +199,9 @@ function driveArguments(drive: Drive, bus: string, wiring: Wiring): string[] {
     ...["-add-fd", `fd=${fd},set=${fd}`],
     ...["-blockdev", JSON.stringify(fileNode(file, fd, { isReadOnly, isUnsafe, isBlockDevice }))],
     ...["-blockdev", JSON.stringify(formatNode(id, file, isReadOnly, isUnsafe, bytes))],
-    ...["-device", `virtio-blk-device,id=${driveDevice(id)},drive=${driveNode(id)},bus=${bus}`],
+    "-device",
+    // An error is the guest's, as with Firecracker: QEMU by itself stops the machine when the host's disk is full.
+    `virtio-blk-device,id=${driveDevice(id)},drive=${driveNode(id)},bus=${bus},rerror=report,werror=report`,
   ];
 }
 
