@@ -137,7 +137,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
   const isGuest = facts.place === "microvm";
   const volumes = isGuest ? guestVolumes(config) : [];
-  const blockDevices = isGuest ? guestDevices(config, edits) : [];
+  const blockDevices = isGuest ? guestDevices(pod.stored.pod.config, config, edits) : [];
   const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
   signalNumber(stopSignal);
   const logPath = containerLogPath(logDirectoryOf(state, pod.stored.pod.config, podId), config.logPath);
