@@ -2,10 +2,7 @@
 import { mkdtempSync, openSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { launchMachine, listenVsock } from "../packages/firecracker/src/index.ts";
-import {
-  defaultPlaceholderDrives,
-  machineConfiguration,
-} from "../packages/tinderbox/src/sandbox/microvm/machine-configuration.ts";
+import { machineConfiguration } from "../packages/tinderbox/src/sandbox/microvm/machine-configuration.ts";
 import { bin, guest } from "./places.ts";
 
 /** Boots once and kills it; `booted` is called in between. The caller measures. */
@@ -39,7 +36,6 @@ export async function bareBoot(
         kernel: join(guest, "vmlinux"),
         initrd: join(guest, "initramfs.img"),
         bootArgs: "",
-        placeholderDrives: defaultPlaceholderDrives,
       }),
     );
     await machine.start();

@@ -33,11 +33,13 @@ writeFileSync(noProgram, "#!/bin/sh\n");
 
 /** What is written, and what is said of it after `tinderboxd: FILE: ` */
 const keys =
-  "root, state, listen, log_level, default_runtime, runtimes, enable_criu_support, cni, metrics, images, registries";
+  "root, state, listen, log_level, default_runtime, runtimes, enable_criu_support, cni, cdi_spec_dirs, metrics, images, registries";
 
 const mistakes: readonly (readonly [string, string])[] = [
   ['rot = "/a"', `rot: unknown key; did you mean root? known here: ${keys}`],
   ["zzzzzzzzz = 1", `zzzzzzzzz: unknown key; known here: ${keys}`],
+  ['cdi_spec_dirs = "/etc/cdi"', 'cdi_spec_dirs: "/etc/cdi": a list of paths'],
+  ['cdi_spec_dirs = ["cdi"]', `cdi_spec_dirs.0: "cdi": ${notRoot}`],
   ["root = 5", `root: 5: ${path}`],
   ['root = ""', `root: "": ${notRoot}`],
   ['root = "/"', `root: "/": ${notRoot}`],

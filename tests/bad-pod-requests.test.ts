@@ -357,7 +357,18 @@ const containerCases: readonly Case[] = [
     "INVALID",
     /devices?\b.*\/dev\/none/,
   ],
-  ["CDI devices", create({ CDIDevices: [{ name: "a/b=c" }] }), "UNSUPPORTED", /^config\.CDI_devices/],
+  [
+    "a CDI device that is not there",
+    create({ CDIDevices: [{ name: "a/b=c" }] }),
+    "INVALID",
+    /^config\.CDI_dev/,
+  ],
+  [
+    "a CDI device without a vendor",
+    create({ CDIDevices: [{ name: "c" }] }),
+    "INVALID",
+    /^config\.CDI_devices\[0\]/,
+  ],
   [
     "a negative uid",
     linux({ runAsUser: { value: -1n } }),

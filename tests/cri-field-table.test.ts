@@ -3,7 +3,7 @@
  *   CRI_FIELDS_WRITE=1 node --test tests/cri-field-table.test.ts   writes the page, which otherwise has to be as it is committed
  */
 import assert from "node:assert/strict";
-import { chmodSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
@@ -89,14 +89,23 @@ describe("each field of a pod's and a container's configuration", () => {
     cni = writeBridgeConf(join(work, "cni"), [
       { type: "portmap", capabilities: { portMappings: true }, snat: false },
     ]);
+    const cdiSpecDir = join(work, "cdi");
+    mkdirSync(cdiSpecDir);
     daemon = await startDaemon({
       root: join(work, "root"),
       state: join(work, "run"),
-      configToml: cni.toml,
+      configToml: `cdi_spec_dirs = [${JSON.stringify(cdiSpecDir)}]\n${cni.toml}`,
     });
     const cri = new TestCri(daemon.socket, work);
     await cri.pull(image);
-    stage = { cri, work, image, hostIp: gatewayOf(cni), cgroupParent: `/tb-fields-${process.pid}` };
+    stage = {
+      cri,
+      work,
+      image,
+      cdiSpecDir,
+      hostIp: gatewayOf(cni),
+      cgroupParent: `/tb-fields-${process.pid}`,
+    };
   });
 
   const tearDown = async (): Promise<void> => {

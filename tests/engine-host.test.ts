@@ -18,6 +18,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { createLogger } from "../packages/tinderbox/src/base/log.ts";
 import { nativeProgram } from "../packages/tinderbox/src/base/paths.ts";
+import { CdiRegistry } from "../packages/tinderbox/src/cdi/cdi-registry.ts";
 import type { ContainerConfig, Engine, PodConfig } from "../packages/tinderbox/src/engine/contract.ts";
 import { openEngine } from "../packages/tinderbox/src/engine/engine.ts";
 import { Store } from "../packages/tinderbox/src/engine/store.ts";
@@ -127,6 +128,7 @@ const containerConfig = (name: string, script: string): ContainerConfig => ({
   env: [{ key: "GREETING", value: "hello" }],
   mounts: [],
   devices: [],
+  cdiDevices: [],
   labels: {},
   annotations: {},
   logPath: `${name}/0.log`,
@@ -217,6 +219,7 @@ function fixture(): { readonly open: () => Promise<Engine>; readonly holders: Se
         stateDir,
         logger,
       }),
+      cdi: new CdiRegistry([]),
       factories: new Map([
         [
           "crun",

@@ -99,6 +99,7 @@ async function lifeOfAPod(factory: SandboxFactory, directory: string): Promise<v
           linux: { cgroupsPath: `/${spec.cgroupPath}/c1`, namespaces: [{ type: "pid" }, { type: "mount" }] },
         },
         volumes: [],
+        blockDevices: [],
         readonlyRootfs: false,
         terminal: false,
         stdin: false,

@@ -222,6 +222,19 @@ describe("jails", () => {
       [statSync(device).rdev, uid, gid, 0o400],
     );
     assert.equal(statSync(device).uid, 0);
+    await jail.removeNode(path);
+    assert.equal(existsSync(jail.hostPath(path)), false);
+    // As of a process that was killed before it wrote down what it had made.
+    execFileSync("mknod", [jail.hostPath(path), "b", "259", "1"]);
+    await jail.removeNode(path);
+    assert.equal(existsSync(jail.hostPath(path)), false);
+    // The next node of that name is another device's, and not taken for what is there already.
+    rmSync(device);
+    execFileSync("mknod", ["-m", "0600", device, "b", "259", "70001"]);
+    await jail.stage(device, { access: "ro", as: path });
+    assert.equal(statSync(jail.hostPath(path)).rdev, statSync(device).rdev);
+    const plain = await jail.stage(file(work, `plain-${number}`, 0o644), { access: "ro" });
+    await assert.rejects(jail.removeNode(plain), refusedBy("jailPath"));
 
     const socket = join(work, `backend-${number}.sock`);
     const server = createServer((connection) => connection.end("here"));

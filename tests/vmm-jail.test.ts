@@ -121,6 +121,39 @@ describe("a pod's VMM in its jail", () => {
     assert.equal(owner(image), 0);
   });
 
+  test("a block device has a node in it, given to it, for as long as it is a drive", async () => {
+    const node = join(work, "device");
+    execFileSync("mknod", [node, "b", "7", "0"]);
+    const device = {
+      name: "devices[0]",
+      number: "7:4242",
+      sizeBytes: 512,
+      mode: 0o600,
+      uid: 0,
+      gid: 0,
+      path: node,
+      checkUnused: async () => {},
+      close: async () => {},
+    };
+    const path = await place.admitDevice(9, device, true);
+    assert.equal(spawnerOf(place).toHostPath(await spawnerOf(place).toVmmPath(path, "write")), path);
+    const made = statSync(path);
+    // The device's own number, whatever its path leads to by now.
+    assert.deepEqual(
+      [made.isBlockDevice(), made.rdev, made.mode & 0o777],
+      [true, (16 << 20) | (7 << 8) | 0x92, 0o600],
+    );
+    assert.equal(made.uid, owner(join(record.directory, "scratch.ext4")));
+    const again = await place.admitDevice(9, { ...device, number: "7:1" }, false);
+    assert.deepEqual(
+      [again, statSync(again).rdev, statSync(again).mode & 0o777],
+      [path, (7 << 8) | 1, 0o400],
+    );
+    await place.removeDevice(9);
+    assert.equal(existsSync(path), false);
+    await place.removeDevice(9);
+  });
+
   test("what the guest calls is reached by the jail's user, whatever the VMM put in the way", async () => {
     const uid = owner(join(record.directory, "scratch.ext4"));
     const victim = join(work, "victim");

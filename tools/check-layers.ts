@@ -9,14 +9,24 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   base: [],
   rpc: ["base"],
   native: ["base"],
+  cdi: ["base"],
   image: ["base", "native"],
   network: ["base", "native", "sandbox/contract"],
   guest: ["base", "native", "image"],
   sandbox: ["base", "rpc", "native", "image", "network"],
-  engine: ["base", "native", "image", "network", "sandbox", "rpc", "daemon/config"],
-  cri: ["base", "rpc", "engine", "image", "sandbox/contract", "network/contract"],
-  cli: ["base", "rpc", "native", "guest", "image"],
-  daemon: ["base", "rpc", "native", "image", "network", "guest", "sandbox", "engine", "cri"],
+  engine: ["base", "native", "cdi", "image", "network", "sandbox", "rpc", "daemon/config"],
+  cri: [
+    "base",
+    "rpc",
+    "cdi/contract",
+    "cdi/device-name",
+    "engine",
+    "image",
+    "sandbox/contract",
+    "network/contract",
+  ],
+  cli: ["base", "rpc", "native", "cdi", "guest", "image"],
+  daemon: ["base", "rpc", "native", "cdi", "image", "network", "guest", "sandbox", "engine", "cri"],
 };
 
 function* sourceFiles(directory: string): Generator<string> {

@@ -1,6 +1,6 @@
 /** ContainerConfig, without its Linux part. */
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   type ImageSpec,
@@ -270,18 +270,23 @@ export const containerRows: readonly Row[] = [
   {
     fields: deviceFields,
     on: "microvm",
-    outcome: "refused",
-    note: "devices are the host kernel's",
-    check: (scene) =>
-      scene.refusesContainer(
+    outcome: "obeyed",
+    note: "a block device is a drive, with the host's bytes and the node's mode; without w the VMM opens it read-only; character devices are refused",
+    check: async (scene) => {
+      assert.equal(await scene.sh(scene.c.plain, "head -n 1 /dev/mine"), "on the device\n");
+      const mode = (statSync(scene.loop).mode & 0o777).toString(8);
+      assert.equal(await scene.sh(scene.c.plain, "stat -c %F:%a /dev/mine"), `block special file:${mode}\n`);
+      assert.match(await scene.sh(scene.c.plain, ": >>/dev/mine"), /Operation not permitted/);
+      await scene.refusesContainer(
         { devices: [{ containerPath: "/dev/mine", hostPath: "/dev/null", permissions: "r" }] },
-        /devices\.host_path "\/dev\/null": not possible in a microVM/,
-      ),
+        /devices\[0\]\.host_path "\/dev\/null": a character device/,
+      );
+    },
   },
   {
     fields: below(container, "labels annotations"),
     outcome: "told back",
-    note: "ContainerStatus and lists; `cdi.k8s.io/` annotations are refused",
+    note: "ContainerStatus and lists; `cdi.k8s.io/` annotations name CDI devices",
     check: async (scene) => {
       const filter = { labelSelector: { "container-label": "5" } };
       const { containers } = await scene.cri.runtime.callUnary("listContainers", { filter });
@@ -293,7 +298,10 @@ export const containerRows: readonly Row[] = [
         assert.deepEqual(one?.labels, { "container-label": "5" });
         assert.deepEqual(one?.annotations, { "container-annotation": "6" });
       }
-      await scene.refusesContainer({ annotations: { "cdi.k8s.io/x": "a/b=c" } }, /^config\.annotations: /);
+      await scene.refusesContainer(
+        { annotations: { "cdi.k8s.io/x": "a/b=c" } },
+        /^config\.annotations\["cdi\.k8s\.io\/x"\]: "a\/b=c": there is no such CDI device/,
+      );
     },
   },
   {
@@ -349,8 +357,41 @@ export const containerRows: readonly Row[] = [
   },
   {
     fields: below(`${container}.CDI_devices`, "name"),
-    outcome: "refused",
-    note: "CDI devices are not injected",
-    check: (scene) => scene.refusesContainer({ CDIDevices: [{ name: "a/b=c" }] }, /^config\.CDI_devices: /),
+    on: "host",
+    outcome: "obeyed",
+    note: "its variable and its mount are there; one that no file describes is refused",
+    check: async (scene) => {
+      const said = await cdiContainer(scene, {
+        env: ["CDI=here"],
+        mounts: [{ hostPath: scene.volume, containerPath: "/cdi", options: ["bind", "ro"] }],
+      });
+      assert.equal(said, "here\ngiven\n");
+      await scene.refusesContainer({ CDIDevices: [{ name: "a/b=c" }] }, /^config\.CDI_devices\[0\]\.name: /);
+    },
+  },
+  {
+    fields: below(`${container}.CDI_devices`, "name"),
+    on: "microvm",
+    outcome: "obeyed",
+    note: "variables and block devices; a device with other edits is refused",
+    check: async (scene) => {
+      const deviceNodes = [{ path: "/cdi/given", hostPath: scene.loop, permissions: "r" }];
+      assert.equal(await cdiContainer(scene, { env: ["CDI=here"], deviceNodes }), "here\non the device\n");
+      await assert.rejects(cdiContainer(scene, { mounts: [{ hostPath: "/etc", containerPath: "/x" }] }), {
+        code: "UNSUPPORTED",
+        message: /CDI device fields\.test\/class=one: mounts: not possible in a microVM/,
+      });
+    },
   },
 ];
+
+/** What a container with a CDI device of these edits says of its variable CDI and of the first line of /cdi/given. */
+async function cdiContainer(scene: Scene, containerEdits: object): Promise<string> {
+  const kind = "fields.test/class";
+  const file = { cdiVersion: "0.6.0", kind, devices: [{ name: "one", containerEdits }] };
+  writeFileSync(join(scene.stage.cdiSpecDir, "fields.json"), JSON.stringify(file));
+  const container = await scene.cri.start(scene.podId, scene.config, scene.stage.image, {
+    CDIDevices: [{ name: `${kind}=one` }],
+  });
+  return scene.sh(container, "echo $CDI; head -n 1 /cdi/given");
+}

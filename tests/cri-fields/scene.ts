@@ -42,6 +42,8 @@ export type Stage = {
   readonly image: string;
   /** An address of the host */
   readonly hostIp: string;
+  /** Where the daemon looks for CDI devices */
+  readonly cdiSpecDir: string;
   /** Absolute, of no other test */
   readonly cgroupParent: string;
 };
@@ -59,6 +61,8 @@ export class Scene {
   readonly config: PodInit & { readonly logDirectory: string };
   readonly volume: string;
   podId = "";
+  /** A loop device, in a scene of a microVM */
+  loop = "";
   #containers: Containers | undefined;
 
   constructor(handler: Handler, stage: Stage) {
@@ -162,10 +166,14 @@ export class Scene {
           readonly: true,
         },
       ],
-      ...(this.place === "host" && {
-        // One that runc does not allow by itself, as it does /dev/net/tun.
-        devices: [{ containerPath: "/dev/mine", hostPath: "/dev/loop-control", permissions: "r" }],
-      }),
+      devices: [
+        {
+          containerPath: "/dev/mine",
+          // On the host one that runc does not allow by itself, as it does /dev/net/tun.
+          hostPath: this.place === "host" ? "/dev/loop-control" : this.#attachLoop(),
+          permissions: "r",
+        },
+      ],
       labels: { "container-label": "5" },
       annotations: { "container-annotation": "6" },
       logPath: "deep/plain.log",
@@ -247,8 +255,19 @@ export class Scene {
     this.#containers = { plain, user, member, privileged, terminal, open, once, stopping };
   }
 
-  /** Takes away what is mounted below the volume; the pods are gone by then. */
+  /** A block device with a line on it. */
+  #attachLoop(): string {
+    const file = join(this.stage.work, "device.img");
+    const bytes = Buffer.alloc(Number(mib));
+    bytes.write("on the device\n");
+    writeFileSync(file, bytes);
+    this.loop = execFileSync("losetup", ["--find", "--show", file], { encoding: "utf8" }).trim();
+    return this.loop;
+  }
+
+  /** Takes away what is mounted below the volume, and the loop device; the pods are gone by then. */
   end(): void {
+    if (this.loop !== "") execFileSync("losetup", ["--detach", this.loop]);
     for (const name of ["below", "slave/new", "slave"])
       try {
         execFileSync("umount", ["-l", join(this.volume, name)], { stdio: "ignore" });

@@ -31,6 +31,8 @@ pub struct Container {
     pub terminal: Option<OwnedFd>,
     pub output: Arc<Output>,
     pub state: Mutex<wire::ContainerState>,
+    /// Held while it is deleted
+    pub deletion: Mutex<()>,
     cgroup: Cgroup,
     writable: Writable,
     since: Instant,
@@ -296,6 +298,7 @@ fn fill(
         terminal,
         output,
         state: Mutex::new(state),
+        deletion: Mutex::new(()),
         cgroup: Cgroup::of(pid),
         writable: Writable::new(upper.join("upper")),
         since,

@@ -4,6 +4,7 @@ pub mod container;
 pub mod counters;
 pub mod exec;
 pub mod huge_pages;
+pub mod input;
 pub mod log;
 pub mod mounts;
 pub mod output;

@@ -1,5 +1,6 @@
 //! Connections: Hello, calls, and the streams that a connection can turn into.
 use super::container::{self, Container, Place};
+use super::input::copy_input;
 use super::output::{self, Sink};
 use super::reaper::Reaper;
 use super::spool::Read;
@@ -13,7 +14,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 use wire::container_state::Status;
 use wire::request::Body;
@@ -24,7 +25,8 @@ const CALL_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const ATTACH_WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Zero is none: what is produced for one client alone waits for it, as a pipe would.
 const STREAM_WRITE_TIMEOUT: Duration = Duration::ZERO;
-
+/// How long a deletion waits for a container that is being made.
+const MAKING: Duration = Duration::from_secs(60);
 /// Connections served at once; more are closed.
 const MAX_CONNECTIONS: usize = 1024;
 
@@ -37,6 +39,8 @@ pub struct Agent {
     pub boot_id: String,
     /// A None is a container being made.
     containers: Mutex<HashMap<String, Option<Arc<Container>>>>,
+    /// Told when one has been made, or has not.
+    made: Condvar,
     subscribers: Mutex<Vec<FrameWriter>>,
     connections: AtomicU64,
     /// Called once everything has ended: leaves the process or the machine.
@@ -55,6 +59,7 @@ impl Agent {
             reaper: Arc::new(Reaper::new()),
             boot_id,
             containers: Mutex::new(HashMap::new()),
+            made: Condvar::new(),
             subscribers: Mutex::new(Vec::new()),
             connections: AtomicU64::new(0),
             leave,
@@ -73,6 +78,14 @@ impl Agent {
     fn find(&self, id: &str) -> Outcome<Arc<Container>> {
         let found = lock(&self.containers).get(id).cloned().flatten();
         found.ok_or_else(|| Fault::new(wire::error::Code::NotFound, format!("no container '{}'", id.escape_debug())))
+    }
+
+    /// The same, but one that is still being made is waited for: whoever asked for it may be gone, and must not find it later.
+    fn find_made(&self, id: &str) -> Outcome<Arc<Container>> {
+        let being_made = |containers: &mut HashMap<_, Option<_>>| matches!(containers.get(id), Some(None));
+        let waited = self.made.wait_timeout_while(lock(&self.containers), MAKING, being_made);
+        drop(waited);
+        self.find(id)
     }
 
     fn all(&self) -> Vec<Arc<Container>> {
@@ -111,6 +124,7 @@ impl Agent {
         }
         let made = self.create_reserved(request);
         let mut containers = lock(&self.containers);
+        self.made.notify_all();
         match made {
             Err(fault) => {
                 containers.remove(&request.id);
@@ -170,12 +184,14 @@ impl Agent {
             (Some(wire::rootfs::Lower::Drive(drive)), Some(guest)) => {
                 let lower = guest.drives.mount(drive, &request.id)?;
                 let upper = guest.drives.scratch().join(&request.id);
-                let made = guest.volumes.prepare(&request.volumes, &request.config_json, &request.id).and_then(
-                    |config_json| {
+                let made = guest
+                    .volumes
+                    .prepare(&request.volumes, &request.config_json, &request.id)
+                    .and_then(|config| guest.drives.add_devices(&request.block_devices, config, &request.id))
+                    .and_then(|config_json| {
                         let request = wire::CreateContainer { config_json, ..request.clone() };
                         container::create(&place, &request, &lower, &upper)
-                    },
-                );
+                    });
                 if made.is_err() {
                     guest.volumes.release(&request.id);
                     guest.drives.release(&request.id);
@@ -191,7 +207,10 @@ impl Agent {
     }
 
     fn delete(&self, request: &wire::DeleteContainer) -> Outcome<()> {
-        let container = self.find(&request.id)?;
+        let container = self.find_made(&request.id)?;
+        // Two may ask at once, a daemon that has died meanwhile and the next: what the one has deleted the other does not find.
+        let _turn = lock(&container.deletion);
+        self.find(&request.id)?;
         if container.status() != Status::Exited {
             if !request.force {
                 let message = format!(
@@ -562,45 +581,5 @@ impl Agent {
             let _ = thread.join();
         }
         Ok(())
-    }
-}
-
-/// Client to process: DATA to its stdin, EOF closes it, RESIZE to its terminal. Returns at the connection's end.
-fn copy_input(
-    mut source: sys::Socket,
-    stdin: &Mutex<Option<std::os::fd::OwnedFd>>,
-    terminal: Option<&std::os::fd::OwnedFd>,
-    close_at_end: bool,
-) {
-    while let Ok(Some(received)) = frame::read(&mut source) {
-        match received.kind {
-            Kind::Data if received.channel == 0 => {
-                // Written without the lock: a process that does not read must not block its own end.
-                let copy = lock(stdin).as_ref().and_then(|fd| fd.try_clone().ok());
-                if let Some(fd) = copy {
-                    match sys::write_while(fd.as_raw_fd(), &received.payload, source.raw()) {
-                        Ok(true) => {}
-                        Ok(false) => break,
-                        Err(_) => *lock(stdin) = None,
-                    }
-                }
-            }
-            Kind::Eof if close_at_end => {
-                match terminal {
-                    // A terminal has no end of input; the key for it is control-D.
-                    Some(fd) => drop(sys::write_fd(fd.as_raw_fd(), &[4])),
-                    None => *lock(stdin) = None,
-                }
-            }
-            Kind::Resize => {
-                if let (Some(fd), Ok(size)) = (terminal, wire::TerminalSize::decode(&received.payload[..])) {
-                    runtime::resize(fd, &size);
-                }
-            }
-            _ => {}
-        }
-    }
-    if close_at_end && terminal.is_none() {
-        *lock(stdin) = None;
     }
 }

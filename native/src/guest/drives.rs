@@ -1,10 +1,11 @@
-//! Drives of the guest: images that the host puts into placeholders, and the writable scratch drive.
+//! Drives of the guest: images and block devices that the host puts into placeholders, and the writable scratch drive.
 use super::uevents::Uevents;
 use crate::agent::{lock, Fault, Outcome};
 use crate::{sys, wire};
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ const BLKFLSBUF: u64 = 0x1261;
 
 #[derive(Default)]
 pub struct Drives {
-    /// Drive index to the containers that use its image.
+    /// Drive index to the containers that use what is in it.
     users: Mutex<HashMap<u32, HashSet<String>>>,
     has_scratch: Mutex<bool>,
 }
@@ -29,6 +30,40 @@ fn device_name(index: u32) -> Outcome<String> {
 fn size_bytes(name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/sys/block/{name}/size")).ok()?;
     text.trim().parse::<u64>().ok().map(|sectors| sectors * 512)
+}
+
+/// Waits until the guest sees the size that drive `index` must have.
+fn wait_for_size(index: u32, name: &str, size: u64) -> Outcome<()> {
+    let wanted = size.div_ceil(512) * 512;
+    let events = Uevents::open().map_err(|e| Fault::io("uevents", e))?;
+    let seen = events.wait_until(Instant::now() + TIMEOUT, || size_bytes(name) == Some(wanted));
+    if seen.map_err(|e| Fault::io("uevents", e))? {
+        return Ok(());
+    }
+    let has = size_bytes(name).map_or("is absent".to_owned(), |size| format!("shows {size} bytes"));
+    Err(Fault::io(format!("drive {index}"), format!("{name} {has}, not {wanted}, after {TIMEOUT:?}")))
+}
+
+/// Writes out what the guest still holds of a device that nobody uses, and forgets what it has read of it. A mount goes
+/// away a little after the last process that saw it.
+fn flush(index: u32, name: &str) -> Outcome<()> {
+    let path = format!("/dev/{name}");
+    let deadline = Instant::now() + TIMEOUT;
+    let device = loop {
+        // With O_EXCL it is refused while a file system of it is mounted.
+        match fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&path) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            other => break other.map_err(|e| Fault::io(format!("drive {index} ({path})"), e))?,
+        }
+    };
+    if let Err(error) = device.sync_all() {
+        // The host's device has failed: nobody is left whom it could be told.
+        eprintln!("drive {index} ({path}): what was written last is lost: {error}");
+    }
+    unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF as _, 0) };
+    Ok(())
 }
 
 fn mount_point(index: u32) -> PathBuf {
@@ -80,21 +115,21 @@ impl Drives {
             present.insert(user.to_owned());
             return Ok(target);
         }
-        let wanted = drive.size_bytes.div_ceil(512) * 512;
-        let events = Uevents::open().map_err(|e| Fault::io("uevents", e))?;
-        let seen = events.wait_until(Instant::now() + TIMEOUT, || size_bytes(&name) == Some(wanted));
-        if !seen.map_err(|e| Fault::io("uevents", e))? {
-            let has = size_bytes(&name).map_or("is absent".to_owned(), |size| format!("shows {size} bytes"));
-            return Err(Fault::io(
-                format!("drive {}", drive.index),
-                format!("{name} {has}, not {wanted}, after {TIMEOUT:?}"),
-            ));
-        }
+        wait_for_size(drive.index, &name, drive.size_bytes)?;
         fs::create_dir_all(&target).map_err(|e| Fault::io(target.display(), e))?;
         sys::mount(&format!("/dev/{name}"), &target, &drive.fs_type, libc::MS_RDONLY | libc::MS_NODEV, "")
             .map_err(|e| Fault::io(format!("drive {} ({name}, {})", drive.index, drive.fs_type), e))?;
         users.insert(drive.index, HashSet::from([user.to_owned()]));
         Ok(target)
+    }
+
+    /// The device of drive `index`, for container `user`: its path, once the guest sees the size that it must have.
+    pub fn attach(&self, index: u32, size: u64, user: &str) -> Outcome<PathBuf> {
+        let name = device_name(index)?;
+        let mut users = lock(&self.users);
+        wait_for_size(index, &name, size)?;
+        users.entry(index).or_default().insert(user.to_owned());
+        Ok(PathBuf::from(format!("/dev/{name}")))
     }
 
     /// Container `user` does not need its drives any more.
@@ -104,7 +139,7 @@ impl Drives {
         }
     }
 
-    /// Unmounts a drive that nobody uses and drops its buffers, so that the host may change what is behind it.
+    /// Unmounts a drive that nobody uses, writes it out and drops its buffers, so that the host may change what is behind it.
     pub fn forget(&self, index: u32) -> Outcome<()> {
         let name = device_name(index)?;
         let mut users = lock(&self.users);
@@ -114,9 +149,6 @@ impl Drives {
         }
         users.remove(&index);
         sys::unmount(&mount_point(index)).map_err(|e| Fault::io(format!("drive {index}"), e))?;
-        if let Ok(device) = fs::File::open(format!("/dev/{name}")) {
-            unsafe { libc::ioctl(device.as_raw_fd(), BLKFLSBUF as _, 0) };
-        }
-        Ok(())
+        flush(index, &name)
     }
 }

@@ -1,4 +1,5 @@
 //! The agent's home in a microVM: what only PID 1 of a guest does.
+pub mod block_devices;
 pub mod drives;
 pub mod init;
 pub mod modules;

@@ -1,6 +1,6 @@
 // Files that a client names are opened when they are named, and kept: a wrong path is refused by the call that has it, and what
 // happens to the path afterwards does not matter.
-import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from "node:fs";
 
 /** Opens `path` for reading; a directory can be opened, too. @throws the system's error */
 export function openReadable(path: string): number {
@@ -16,20 +16,27 @@ export function openDrive(path: string, isReadOnly: boolean): number {
   throw Object.assign(new Error("a FIFO"), { errno: 29 });
 }
 
-/** Bytes of an open file or block device. */
-export function sizeOf(fd: number): number {
+/** What is behind a drive. */
+export type Backing = { readonly bytes: number; readonly isBlockDevice: boolean };
+
+/** Of an open file or block device, whose size is not its inode's. */
+export function backingOf(fd: number): Backing {
   const stats = fstatSync(fd);
-  if (!stats.isBlockDevice()) return stats.size;
+  const isBlockDevice = stats.isBlockDevice();
+  return { bytes: isBlockDevice ? deviceBytes(stats) : stats.size, isBlockDevice };
+}
+
+function deviceBytes(stats: Stats): number {
   // The kernel's numbers in one, as glibc's gnu_dev_major and gnu_dev_minor take them apart.
   const [major, minor] = [(stats.rdev >>> 8) & 0xfff, (stats.rdev & 0xff) | ((stats.rdev >>> 12) & 0xfff00)];
   return Number(readFileSync(`/sys/dev/block/${major}:${minor}/size`, "utf8")) * 512;
 }
 
-/** Opens `path` as a drive's file and closes it again; its size in bytes. @throws the system's error */
-export function probeDrive(path: string, isReadOnly: boolean): number {
+/** Opens `path` as a drive's file and closes it again. @throws the system's error */
+export function probeDrive(path: string, isReadOnly: boolean): Backing {
   const fd = openDrive(path, isReadOnly);
   try {
-    return sizeOf(fd);
+    return backingOf(fd);
   } finally {
     closeSync(fd);
   }

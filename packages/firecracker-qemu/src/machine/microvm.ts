@@ -285,8 +285,7 @@ export class Microvm {
       );
     try {
       if (path !== undefined) {
-        const bytes = this.config.checkBacking(drive, path);
-        await machine.drives.exchange(drive, path, bytes);
+        await machine.drives.exchange(drive, path, this.config.checkBacking(drive, path));
         this.config.setBacking(id, path);
       }
       if (rate_limiter !== undefined) {

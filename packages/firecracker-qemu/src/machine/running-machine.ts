@@ -9,7 +9,7 @@ import { type QemuProcess, startQemu } from "../qemu/qemu-process.ts";
 import { qemuUser } from "../qemu/qemu-user.ts";
 import type { QmpEvent } from "../qemu/qmp-client.ts";
 import { readTransport, restoreTransport, setPresent, type TransportState } from "../qemu/vsock-transport.ts";
-import { sizeOf } from "./backing-file.ts";
+import { type Backing, backingOf } from "./backing-file.ts";
 import { RunningBalloon } from "./balloon.ts";
 import { DriveLimits } from "./drive-limits.ts";
 import { effectiveBucket } from "./rate-limiter.ts";
@@ -107,8 +107,8 @@ export class RunningMachine {
     this.#devices = devices;
     this.qemu = qemu;
     const firstFiles = config.drives.map((drive) => {
-      const bytes = drives.get(drive.drive_id)?.bytes ?? 0;
-      return [drive.drive_id, { node: firstFileNode(drive), bytes }] as const;
+      const { fd: set, bytes } = drives.get(drive.drive_id) ?? { fd: -1, bytes: 0 };
+      return [drive.drive_id, { node: firstFileNode(drive), set, bytes }] as const;
     });
     this.drives = new DriveExchange(qemu.qmp, devices, new Map(firstFiles));
     this.limits = new DriveLimits(qemu.qmp);
@@ -139,10 +139,10 @@ export class RunningMachine {
                   ? undefined
                   : await readableByQemu(preparation, "initrd", files),
             };
-      const driveFiles = new Map<string, { fd: number; bytes: number }>();
+      const driveFiles = new Map<string, Backing & { fd: number }>();
       for (const { drive_id } of config.drives) {
         const fd = config.files.get(`drive ${drive_id}`);
-        driveFiles.set(drive_id, { fd: files.lend(fd), bytes: sizeOf(fd) });
+        driveFiles.set(drive_id, { fd: files.lend(fd), ...backingOf(fd) });
       }
       const { handOver, ...network } = await wireNetwork(preparation);
       const wiring: Wiring = {

@@ -18,7 +18,7 @@ import type {
   Vsock,
 } from "../schema/bodies.ts";
 import type { CpuConfig } from "../schema/cpu-config.ts";
-import { KeptFiles, openReadable, probeDrive } from "./backing-file.ts";
+import { type Backing, KeptFiles, openReadable, probeDrive } from "./backing-file.ts";
 import { DriveList } from "./drive-list.ts";
 import { type AttachedInterface, InterfaceList } from "./interface-list.ts";
 import { checkBootArgs, kernelCommandLine } from "./kernel-command-line.ts";
@@ -131,8 +131,8 @@ export class VmConfig {
     this.#drives.put(drive);
   }
 
-  /** Checks a change of the backing file of a running machine's drive. @returns its size in bytes */
-  checkBacking(drive: Drive, path: string): number {
+  /** Checks a change of the backing file of a running machine's drive. @throws {Fault} */
+  checkBacking(drive: Drive, path: string): Backing {
     try {
       return probeDrive(path, drive.is_read_only === true);
     } catch (cause) {

@@ -27,7 +27,7 @@ const wiring = (tscKhz?: number): Wiring => ({
   memoryFd: 5,
   kernel: { fd: 6, initrdFd: undefined },
   tscKhz,
-  driveFiles: new Map([["d0", { fd: 7, bytes: 1024 }]]),
+  driveFiles: new Map([["d0", { fd: 7, bytes: 1024, isBlockDevice: false }]]),
   resizeFd: 8,
   vsockSocket: undefined,
   netSockets: new Map(),
@@ -50,7 +50,7 @@ test("qemuArguments: drives are on descending buses in the guest's order, the ro
 
 test("qemuArguments: of a file that ends within a sector the guest sees whole sectors only", () => {
   const sizeOf = (bytes: number): string | undefined => {
-    const driveFiles = new Map([["d0", { fd: 7, bytes }]]);
+    const driveFiles = new Map([["d0", { fd: 7, bytes, isBlockDevice: false }]]);
     const args = qemuArguments(withDrives(1), "tcg", { ...wiring(), driveFiles });
     return /"size":(\d+)/.exec(args.find((arg) => arg.includes('"raw"')) ?? "")?.[1];
   };

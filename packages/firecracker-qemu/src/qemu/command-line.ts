@@ -1,5 +1,6 @@
 // The QEMU command line of a machine: a pure function of its configuration. Virtio-mmio devices only, nothing by default, and no
 // path that QEMU would have to open: files and sockets are there already, or are abstract sockets.
+import type { Backing } from "../machine/backing-file.ts";
 import type { VmConfig } from "../machine/vm-config.ts";
 import type { Drive } from "../schema/bodies.ts";
 
@@ -30,8 +31,8 @@ export type Wiring = {
   readonly kernel: { readonly fd: number; readonly initrdFd: number | undefined } | undefined;
   /** What an emulated machine's kernel is told of its time stamp counter */
   readonly tscKhz: number | undefined;
-  /** By drive id: the file's descriptor, and how many bytes it has */
-  readonly driveFiles: ReadonlyMap<string, { readonly fd: number; readonly bytes: number }>;
+  /** By drive id: the descriptor of what is behind it */
+  readonly driveFiles: ReadonlyMap<string, Backing & { readonly fd: number }>;
   /** Stands in for a drive's file while its size changes */
   readonly resizeFd: number;
   readonly vsockSocket: string | undefined;
@@ -56,9 +57,13 @@ export function driveDevice(id: string): string {
 }
 
 /** The options of a file node for descriptor set `set`, as QMP's blockdev-add takes them. */
-export function fileNode(name: string, set: number, isReadOnly: boolean, isUnsafe: boolean): object {
+export function fileNode(
+  name: string,
+  set: number,
+  { isReadOnly, isUnsafe, isBlockDevice }: Record<"isReadOnly" | "isUnsafe" | "isBlockDevice", boolean>,
+): object {
   return {
-    driver: "file",
+    driver: isBlockDevice ? "host_device" : "file",
     "node-name": name,
     filename: `/dev/fdset/${set}`,
     "read-only": isReadOnly,
@@ -184,16 +189,19 @@ function serialArguments({ serial }: Wiring): string[] {
 }
 
 function driveArguments(drive: Drive, bus: string, wiring: Wiring): string[] {
-  const { fd, bytes } = wiring.driveFiles.get(drive.drive_id) ?? { fd: -1, bytes: 0 };
+  const none = { fd: -1, bytes: 0, isBlockDevice: false };
+  const { fd, bytes, isBlockDevice } = wiring.driveFiles.get(drive.drive_id) ?? none;
   const isReadOnly = drive.is_read_only === true;
   const isUnsafe = drive.cache_type === "Unsafe";
   const file = firstFileNode(drive);
   const { drive_id: id } = drive;
   return [
     ...["-add-fd", `fd=${fd},set=${fd}`],
-    ...["-blockdev", JSON.stringify(fileNode(file, fd, isReadOnly, isUnsafe))],
+    ...["-blockdev", JSON.stringify(fileNode(file, fd, { isReadOnly, isUnsafe, isBlockDevice }))],
     ...["-blockdev", JSON.stringify(formatNode(id, file, isReadOnly, isUnsafe, bytes))],
-    ...["-device", `virtio-blk-device,id=${driveDevice(id)},drive=${driveNode(id)},bus=${bus}`],
+    "-device",
+    // An error is the guest's, as with Firecracker: QEMU by itself stops the machine when the host's disk is full.
+    `virtio-blk-device,id=${driveDevice(id)},drive=${driveNode(id)},bus=${bus},rerror=report,werror=report`,
   ];
 }
 
@@ -207,13 +215,14 @@ function entropyLimit(config: VmConfig): string {
 /** The arguments for qemu-system-x86_64. */
 export function qemuArguments(config: VmConfig, accelerator: Accelerator, wiring: Wiring): readonly string[] {
   const buses = busOf(config);
+  const standIn = { isReadOnly: false, isUnsafe: true, isBlockDevice: false };
   const bus = (name: string): string => `virtio-mmio-bus.${buses.get(name) ?? ""}`;
   const args = [
     ...machineArguments(config, accelerator, wiring),
     ...kernelArguments(config, wiring),
     ...serialArguments(wiring),
     ...["-add-fd", `fd=${wiring.resizeFd},set=${wiring.resizeFd}`],
-    ...["-blockdev", JSON.stringify(fileNode(resizeNode, wiring.resizeFd, false, true))],
+    ...["-blockdev", JSON.stringify(fileNode(resizeNode, wiring.resizeFd, standIn))],
   ];
   for (const drive of config.drives) {
     const name = driveDevice(drive.drive_id);

@@ -1,6 +1,6 @@
 /** One jail that exists: files are brought into it, and its removal undoes all of it. */
 import type { Stats } from "node:fs";
-import { chmod, chown, lchown, stat } from "node:fs/promises";
+import { chmod, chown, lchown, lstat, rm, stat } from "node:fs/promises";
 import { basename, posix } from "node:path";
 import { inspectPath } from "./inspect-path.ts";
 import { hostPathInJail, type JailRecord, type StagedFile, writeJailRecord } from "./jail-record.ts";
@@ -122,6 +122,36 @@ export class Jail implements AsyncDisposable {
       await directory.close();
     }
     return jailPath;
+  }
+
+  /**
+   * Takes a block device's node out again; a VMM that has opened the device keeps it open. One that is not there is fine.
+   * @throws {FirecrackerJailerError} FC_JAILER when something else was brought in under that path
+   */
+  async removeNode(jailPath: string): Promise<void> {
+    const turn = this.#turn.then(() => this.#removeNode(this.#checkJailPath("jailPath", jailPath)));
+    this.#turn = turn.catch(() => {});
+    await turn;
+  }
+
+  async #removeNode(jailPath: string): Promise<void> {
+    const directory = await openJailDirectory(this.#record.root, jailPath.split("/").slice(1, -1), "ours");
+    try {
+      const name = nameIn(directory, posix.basename(jailPath));
+      const facts = await lstat(name).catch((cause: NodeJS.ErrnoException) => {
+        if (cause.code !== "ENOENT") throw cause;
+      });
+      // By what is there, not by the record, which a process that was killed while it staged did not write.
+      if (facts && !facts.isBlockDevice())
+        throw new FirecrackerJailerError("jailPath", `${jailPath} is not a device node`);
+      await rm(name, { force: true });
+    } finally {
+      await directory.close();
+    }
+    if (this.#isTaken(jailPath))
+      await this.#keep({
+        stagedFiles: this.#record.stagedFiles.filter((file) => file.jailPath !== jailPath),
+      });
   }
 
   /** `preferred`, or that with `.1`, `.2`... behind it when a staged or reserved file has the name. */

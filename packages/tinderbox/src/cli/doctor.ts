@@ -4,6 +4,8 @@ import { styleText } from "node:util";
 import { TinderboxError } from "../base/errors.ts";
 import { createLogger } from "../base/log.ts";
 import { binDirectory, guestDirectory, nativeProgram } from "../base/paths.ts";
+import { CdiRegistry } from "../cdi/cdi-registry.ts";
+import { defaultSpecDirs } from "../cdi/contract.ts";
 import { chooseJailer } from "../guest/choose-jailer.ts";
 import { bootTest, chooseVmm, findProgram } from "../guest/choose-vmm.ts";
 import { loadGuest } from "../guest/guest-artefacts.ts";
@@ -110,6 +112,14 @@ async function checkpoints(): Promise<Finding> {
   );
 }
 
+async function cdiDevices(): Promise<Finding> {
+  const { devices, problems } = await new CdiRegistry(defaultSpecDirs).status();
+  const where = defaultSpecDirs.join(", ");
+  return problems.length === 0
+    ? ok("CDI devices", `${devices.length === 0 ? "none" : devices.join(", ")} (${where})`)
+    : note("CDI devices", problems.join("; "), "docs/devices.md says what a file must be like");
+}
+
 async function microvms(signal: AbortSignal): Promise<readonly Finding[]> {
   const guest = await loadGuest(guestDirectory);
   if (guest === undefined)
@@ -151,9 +161,10 @@ async function firecracker(signal: AbortSignal): Promise<readonly Finding[]> {
 async function examine(socket: string, signal: AbortSignal): Promise<readonly Finding[]> {
   const isRoot = process.getuid?.() === 0;
   const native = await tryRun(nativeProgram, ["version"]).catch(() => undefined);
-  const [tools, plugins, vmm, machines, listens, checkpointing] = await Promise.all([
+  const [tools, plugins, devices, vmm, machines, listens, checkpointing] = await Promise.all([
     Promise.all(programs.map(([name, use, debianPackage]) => program(name, use, debianPackage))),
     cniPlugins(),
+    cdiDevices(),
     firecracker(signal),
     isRoot ? microvms(signal) : [],
     isListening(socket),
@@ -168,6 +179,7 @@ async function examine(socket: string, signal: AbortSignal): Promise<readonly Fi
     ...tools,
     plugins,
     cniConfig(),
+    devices,
     ...vmm,
     checkpointing,
     ...machines,

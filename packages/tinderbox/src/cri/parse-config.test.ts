@@ -167,7 +167,16 @@ const refusedContainers: readonly (readonly [ContainerInit, string, RegExp])[] =
     "UNSUPPORTED",
     /apparmor: "Localhost x" .* AppArmor is not enabled/,
   ],
-  [{ CDIDevices: [{ name: "v/c=d" }] }, "UNSUPPORTED", /CDI_devices/],
+  [
+    {
+      devices: [
+        { containerPath: "/dev/x", hostPath: "/dev/null", permissions: "r" },
+        { containerPath: "/dev/x", hostPath: "/dev/zero", permissions: "r" },
+      ],
+    },
+    "INVALID",
+    /devices\[1\]\.container_path: "\/dev\/x"/,
+  ],
   [
     { mounts: [{ containerPath: "/a", hostPath: "/b", recursiveReadOnly: true }] },
     "INVALID",

@@ -17,6 +17,7 @@ import {
   required,
 } from "./field-checks.ts";
 import { parseMappings } from "./namespace-modes.ts";
+import { parseCdiDevices } from "./parse-cdi-devices.ts";
 import { parseContainerSecurity } from "./parse-container-security.ts";
 import { parseImageSpec } from "./parse-image-spec.ts";
 import { parseResources } from "./parse-resources.ts";
@@ -82,6 +83,20 @@ function parseDevice(path: string, device: WireDevice): Device {
   };
 }
 
+function parseDevices(path: string, wire: readonly WireDevice[]): readonly Device[] {
+  const devices = wire.map((device, n) => parseDevice(`${path}[${n}]`, device));
+  for (const [n, { containerPath }] of devices.entries()) {
+    const first = devices.findIndex((other) => other.containerPath === containerPath);
+    if (first < n)
+      throw invalid(
+        `${path}[${n}].container_path`,
+        containerPath,
+        `a path that is not ${path}[${first}]'s as well`,
+      );
+  }
+  return devices;
+}
+
 function parseLogPath(path: string, value: string): string {
   plainText(path, value, 0, 4096);
   if (value.startsWith("/") || value.split("/").includes("..")) {
@@ -100,14 +115,6 @@ export function parseContainerConfig(
   const metadata = required("config.metadata", given.metadata);
   const image = required("config.image", given.image);
   refuse(given.windows !== undefined, "config.windows", "set", "this is a Linux node");
-  refuse(
-    given.CDIDevices.length > 0,
-    "config.CDI_devices",
-    given.CDIDevices.map(({ name }) => name),
-    "CDI devices are not injected",
-  );
-  const cdi = Object.keys(given.annotations).find((key) => key.startsWith("cdi.k8s.io/"));
-  refuse(cdi !== undefined, "config.annotations", cdi, "CDI devices are not injected");
   const security = parseContainerSecurity(
     "config.linux.security_context",
     given.linux?.securityContext,
@@ -136,7 +143,8 @@ export function parseContainerConfig(
       return { key: noNul(`config.envs[${n}].key`, key), value: noNul(`config.envs[${n}].value`, value) };
     }),
     mounts: given.mounts.map((mount, n) => parseMount(`config.mounts[${n}]`, mount, handlers)),
-    devices: given.devices.map((device, n) => parseDevice(`config.devices[${n}]`, device)),
+    devices: parseDevices("config.devices", given.devices),
+    cdiDevices: parseCdiDevices(given),
     labels: given.labels,
     annotations: given.annotations,
     logPath: parseLogPath("config.log_path", given.logPath),

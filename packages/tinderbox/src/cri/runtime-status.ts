@@ -56,7 +56,13 @@ export function runtimeStatusCalls({ engine, configJson }: CriContext): RuntimeC
         },
         runtimeHandlers: [...features].map(([name, ofHandler]) => ({ name, features: ofHandler })),
         features: { supplementalGroupsPolicy: true, userNamespacesHostNetwork: false },
-        info: verbose ? { config: configJson, handlers: await handlersJson(engine) } : {},
+        info: verbose
+          ? {
+              config: configJson,
+              handlers: await handlersJson(engine),
+              cdi: JSON.stringify(await engine.cdiStatus()),
+            }
+          : {},
       };
     },
     // Pods' cgroups are made as plain directories below the kubelet's.

@@ -97,6 +97,7 @@ export const fileSchema = table({
       }),
     ),
   ),
+  cdi_spec_dirs: v.optional(v.array(absolute, "a list of paths")),
   metrics: v.optional(table({ listen: v.optional(metricsListen) })),
   images: v.optional(imagesTable),
   registries: v.optional(

@@ -41,6 +41,8 @@ export type DaemonConfig = {
     /** The name of the network that pods get; "" = that of the first file */
     readonly defaultNetwork: string;
   };
+  /** Directories with files of CDI devices, the strongest last; none: there are no devices */
+  readonly cdiSpecDirs: readonly string[];
   /** A unix socket's path, or HOST:PORT of loopback; "" = none */
   readonly metrics: { readonly listen: string };
   /** The tables `images` and `registries` */

@@ -1,4 +1,5 @@
 /** What the daemon does without a configuration file. */
+import { defaultSpecDirs } from "../cdi/contract.ts";
 import { defaultImageSettings } from "../image/image-settings.ts";
 import type { DaemonConfig, RuntimeConfig } from "./config.ts";
 
@@ -31,6 +32,7 @@ export const defaultConfig: DaemonConfig = {
   runtimes: new Map(runtimes.map((runtime) => [runtime.name, runtime])),
   enableCriuSupport: true,
   cni: { confDir: "/etc/cni/net.d", binDirs: ["/opt/cni/bin", "/usr/lib/cni"], defaultNetwork: "" },
+  cdiSpecDirs: defaultSpecDirs,
   metrics: { listen: "" },
   images: defaultImageSettings,
 };

@@ -11,6 +11,7 @@ root = "/var/lib/tinderbox"
 state = "/run/tinderbox"
 listen = "/run/tinderbox/tinderbox.sock"
 default_runtime = "crun"
+cdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]
 
 [runtimes.crun]
 type = "oci"

@@ -181,6 +181,7 @@ function build(given: FileConfig, file: string): DaemonConfig {
       binDirs: given.cni?.bin_dirs ?? defaultConfig.cni.binDirs,
       defaultNetwork: given.cni?.default_network ?? defaultConfig.cni.defaultNetwork,
     },
+    cdiSpecDirs: given.cdi_spec_dirs ?? defaultConfig.cdiSpecDirs,
     metrics: { listen: given.metrics?.listen ?? defaultConfig.metrics.listen },
     images: imageSettings(given, file),
   };

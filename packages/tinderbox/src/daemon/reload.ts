@@ -24,7 +24,16 @@ export function applyConfig(
 ): void {
   live.threshold.level = after.logLevel ?? defaultLevel;
   live.images = after.images;
-  const fixed = ["root", "state", "listen", "defaultRuntime", "runtimes", "cni", "metrics"] as const;
+  const fixed = [
+    "root",
+    "state",
+    "listen",
+    "defaultRuntime",
+    "runtimes",
+    "cni",
+    "cdiSpecDirs",
+    "metrics",
+  ] as const;
   const waiting = fixed.filter((key) => shown(before[key]) !== shown(after[key]));
   logger.info("configuration read again", {
     logLevel: live.threshold.level,

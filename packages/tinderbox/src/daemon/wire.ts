@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import type { Logger } from "../base/log.ts";
 import { UndoStack } from "../base/undo.ts";
+import { CdiRegistry } from "../cdi/cdi-registry.ts";
 import { createCriServer } from "../cri/cri-server.ts";
 import { openStreamingServer } from "../cri/streaming/streaming-server.ts";
 import { openEngine } from "../engine/engine.ts";
@@ -40,7 +41,7 @@ function factoryOf(
 }
 
 function describe(config: DaemonConfig): string {
-  const { root, state, listen, defaultRuntime, enableCriuSupport, cni } = config;
+  const { root, state, listen, defaultRuntime, enableCriuSupport, cni, cdiSpecDirs } = config;
   return JSON.stringify({
     root,
     state,
@@ -48,6 +49,7 @@ function describe(config: DaemonConfig): string {
     defaultRuntime,
     enableCriuSupport,
     cni,
+    cdiSpecDirs,
     runtimes: [...config.runtimes.values()],
   });
 }
@@ -83,6 +85,7 @@ export async function startDaemon(
       config: { ...config, defaultHandler: config.defaultRuntime },
       images,
       network,
+      cdi: new CdiRegistry(config.cdiSpecDirs),
       factories,
       logger,
     });

@@ -1,5 +1,6 @@
 /** What the doors (CRI, later the shim) see of pods and containers. No gRPC types here. */
 import type { Duplex } from "node:stream";
+import type { CdiRequest, CdiStatus } from "../cdi/contract.ts";
 import type { Digest, ImageService } from "../image/contract.ts";
 import type { CriuSupport } from "../native/criu-support.ts";
 import type { IdMapping, IdMaps, NetworkStatus, PortMapping } from "../network/contract.ts";
@@ -136,6 +137,7 @@ export type ContainerConfig = {
   readonly env: readonly { readonly key: string; readonly value: string }[];
   readonly mounts: readonly Mount[];
   readonly devices: readonly Device[];
+  readonly cdiDevices: readonly CdiRequest[];
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
   /** Relative to the pod's log directory; "" = no log */
@@ -280,6 +282,8 @@ export type Engine = {
   networkStatus(): Promise<NetworkStatus>;
   /** The addresses that this node's pods are to have: at most one CIDR of each family. @throws INVALID */
   setPodCidrs(podCidrs: readonly string[]): Promise<void>;
+  /** What CDI devices this node has now */
+  cdiStatus(): Promise<CdiStatus>;
   /** The same metadata again while it is made, or when it is ready, gives the same pod. `handler` "" is the default. */
   runPod(config: PodConfig, handler: string, signal: AbortSignal): Promise<Pod>;
   /** Idempotent; a missing pod is fine. */

@@ -2,10 +2,12 @@
 import { mkdir, readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
+import { type ContainerEdits, noEdits } from "../cdi/contract.ts";
 import type { Image } from "../image/contract.ts";
 import { allCapabilities, hostCapabilities } from "./capability-set.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
+import { guestDevices } from "./guest-devices.ts";
 import { guestVolumes } from "./guest-volumes.ts";
 import { hostHasCgroupV2, lowestOomScoreAdj } from "./host-features.ts";
 import { newId } from "./id-index.ts";
@@ -44,7 +46,11 @@ export function containerLogPath(directory: string, logPath: string): string {
   return join(resolve(directory), ...parts);
 }
 
-async function placeFacts(pod: PodEntry, { security }: ContainerConfig): Promise<PlaceFacts> {
+async function placeFacts(
+  pod: PodEntry,
+  { security }: ContainerConfig,
+  edits: ContainerEdits,
+): Promise<PlaceFacts> {
   const { record } = pod.stored;
   if (!record) throw new TinderboxError("WRONG_STATE", `pod ${pod.stored.pod.id} has no sandbox`);
   const isHost = record.place === "host";
@@ -56,6 +62,7 @@ async function placeFacts(pod: PodEntry, { security }: ContainerConfig): Promise
     capabilities,
     lowestOomScoreAdj: isHost ? lowestOomScoreAdj() : -1000,
     hostname: record.spec.hostname,
+    edits: isHost ? edits : { ...noEdits, env: edits.env },
     seccompFile:
       security.seccomp.kind === "file" && !security.privileged
         ? await readSeccompProfile(security.seccomp.path)
@@ -124,10 +131,13 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
   checkPidMode(pod, config);
   const id = newId();
   const image = imageFor(state, config);
-  const facts = await placeFacts(pod, config);
+  const edits = config.cdiDevices.length === 0 ? noEdits : await state.parts.cdi.edits(config.cdiDevices);
+  const facts = await placeFacts(pod, config, edits);
   sayWhenClamped(state, config.resources.oomScoreAdj, facts.lowestOomScoreAdj);
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
-  const volumes = facts.place === "microvm" ? guestVolumes(config) : [];
+  const isGuest = facts.place === "microvm";
+  const volumes = isGuest ? guestVolumes(config) : [];
+  const blockDevices = isGuest ? guestDevices(pod.stored.pod.config, config, edits) : [];
   const stopSignal = config.stopSignal || image.config.stopSignal || "SIGTERM";
   signalNumber(stopSignal);
   const logPath = containerLogPath(logDirectoryOf(state, pod.stored.pod.config, podId), config.logPath);
@@ -162,6 +172,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
         image: held,
         ociSpec: spec,
         volumes,
+        blockDevices,
         // The agent decides by this alone; the image must then have the mount points (/dev, /proc, /etc/hosts, ...).
         readonlyRootfs: config.security.readonlyRootfs,
         terminal: config.tty,

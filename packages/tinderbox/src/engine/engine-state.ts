@@ -1,6 +1,7 @@
 /** What the engine knows at this moment, kept in step with the store, and whoever waits for it to change. */
 import { TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import type { CdiRegistry } from "../cdi/cdi-registry.ts";
 import type { RuntimeConfig } from "../daemon/config.ts";
 import type { ImageService } from "../image/contract.ts";
 import type { NetworkService } from "../network/contract.ts";
@@ -22,6 +23,7 @@ export type EngineParts = {
   };
   readonly images: ImageService;
   readonly network: NetworkService;
+  readonly cdi: CdiRegistry;
   readonly factories: ReadonlyMap<string, SandboxFactory>;
   readonly logger: Logger;
 };

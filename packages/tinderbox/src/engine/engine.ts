@@ -3,6 +3,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
 import { TinderboxError } from "../base/errors.ts";
+import type { CdiStatus } from "../cdi/contract.ts";
 import type { AttachOptions, ProcessStreams, Sandbox } from "../sandbox/contract.ts";
 import { checkpointContainer, checkpointSupport } from "./checkpoint-container.ts";
 import { recoverCheckpoints } from "./checkpoint-journal.ts";
@@ -77,6 +78,10 @@ class TinderboxEngine implements Engine {
       place,
       features: place === "host" ? onHost : inGuest,
     }));
+  }
+
+  cdiStatus(): Promise<CdiStatus> {
+    return this.#state.parts.cdi.status();
   }
 
   networkStatus(): ReturnType<Engine["networkStatus"]> {

@@ -1,30 +1,35 @@
 /** Device nodes of the host, as the OCI spec wants them. */
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { deviceNumber } from "../base/device-number.ts";
 import { TinderboxError } from "../base/errors.ts";
 import type { Device } from "./contract.ts";
 
 export type OciDevice = {
   readonly path: string;
-  readonly type: "b" | "c";
-  readonly major: number;
-  readonly minor: number;
+  readonly type: "b" | "c" | "p";
+  /** A pipe has none */
+  readonly major?: number;
+  readonly minor?: number;
   readonly fileMode: number;
   readonly uid: number;
   readonly gid: number;
 };
 
+/** A device, and what the container may do with it: some of r, w and m */
+export type AllowedDevice = {
+  readonly device: OciDevice;
+  readonly access: string;
+  readonly hostPath: string;
+};
+
 function readDevice(hostPath: string, path: string): OciDevice | undefined {
   const stat = statSync(hostPath, { bigint: true, throwIfNoEntry: false });
   if (!stat || !(stat.isBlockDevice() || stat.isCharacterDevice())) return undefined;
-  // glibc's gnu_dev_major and gnu_dev_minor
-  const major = ((stat.rdev >> 8n) & 0xfffn) | ((stat.rdev >> 32n) & 0xfffff000n);
-  const minor = (stat.rdev & 0xffn) | ((stat.rdev >> 12n) & 0xffffff00n);
   return {
     path,
     type: stat.isBlockDevice() ? "b" : "c",
-    major: Number(major),
-    minor: Number(minor),
+    ...deviceNumber(stat.rdev),
     fileMode: Number(stat.mode & 0o777n),
     uid: Number(stat.uid),
     gid: Number(stat.gid),
@@ -32,11 +37,11 @@ function readDevice(hostPath: string, path: string): OciDevice | undefined {
 }
 
 /** The device a request names. @throws INVALID when it is none */
-export function requestedDevice(device: Device): OciDevice {
-  const found = readDevice(device.hostPath, device.containerPath || device.hostPath);
-  if (!found)
-    throw new TinderboxError("INVALID", `devices.host_path ${device.hostPath}: a device node is expected`);
-  return found;
+export function requestedDevice({ hostPath, containerPath, permissions }: Device): AllowedDevice {
+  const device = readDevice(hostPath, containerPath || hostPath);
+  if (!device)
+    throw new TinderboxError("INVALID", `devices.host_path ${hostPath}: a device node is expected`);
+  return { device, access: permissions || "rwm", hostPath };
 }
 
 /** Every device of the host, for privileged containers. */

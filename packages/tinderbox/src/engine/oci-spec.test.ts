@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { noEdits } from "../cdi/contract.ts";
 import type { Digest, Image } from "../image/contract.ts";
 import { allCapabilities } from "./capability-set.ts";
 import type { ContainerConfig, ContainerSecurity, Mount, PodConfig } from "./contract.ts";
 import { containerLogPath } from "./create-container.ts";
+import { guestDevices } from "./guest-devices.ts";
 import { type BuiltSpec, buildOciSpec, type PlaceFacts } from "./oci-spec.ts";
 import { signalNumber } from "./signal-number.ts";
 
@@ -60,6 +62,7 @@ const config: ContainerConfig = {
   env: [],
   mounts: [],
   devices: [],
+  cdiDevices: [],
   labels: {},
   annotations: {},
   logPath: "",
@@ -109,6 +112,7 @@ const facts: PlaceFacts = {
   capabilities: allCapabilities,
   lowestOomScoreAdj: -5,
   hostname: "h",
+  edits: noEdits,
   seccompFile: undefined,
 };
 
@@ -233,4 +237,17 @@ test("signalNumber: names, numbers and real-time offsets", () => {
   );
   for (const bad of ["", "SIGNOPE", "0", "65", "RTMIN-1"])
     assert.throws(() => signalNumber(bad), { code: "INVALID" });
+});
+
+test("guestDevices: none in a microVM's pod with a user namespace, where the runtime would bind another drive", () => {
+  const devices = [{ containerPath: "/dev/vda", hostPath: "/dev/loop0", permissions: "rw" }];
+  const withDevice = { ...config, devices };
+  assert.equal(guestDevices(pod, withDevice, noEdits)[0]?.containerPath, "/dev/vda");
+  const user = { uids: [], gids: [] };
+  const mapped = { ...pod, namespaces: { ...pod.namespaces, user } };
+  assert.throws(() => guestDevices(mapped, withDevice, noEdits), {
+    code: "UNSUPPORTED",
+    message: /^devices\[0\]\.host_path "\/dev\/loop0": .*user namespace/,
+  });
+  assert.deepEqual(guestDevices(mapped, config, noEdits), []);
 });

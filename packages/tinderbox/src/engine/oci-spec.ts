@@ -4,12 +4,14 @@
  */
 import { isDeepStrictEqual } from "node:util";
 import { TinderboxError } from "../base/errors.ts";
+import type { ContainerEdits } from "../cdi/contract.ts";
 import type { Image } from "../image/contract.ts";
 import type { IdMaps } from "../network/contract.ts";
 import { capabilitySet } from "./capability-set.ts";
+import { cdiDevices, cdiHooks, withCdiMounts } from "./cdi-edits.ts";
 import { resolveContainerUser } from "./container-user.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
-import { allHostDevices, type OciDevice, requestedDevice } from "./host-devices.ts";
+import { type AllowedDevice, allHostDevices, requestedDevice } from "./host-devices.ts";
 import { ociMounts } from "./oci-mounts.ts";
 import { ociResources } from "./oci-resources.ts";
 import { defaultSeccomp } from "./seccomp-profile.ts";
@@ -23,6 +25,8 @@ export type PlaceFacts = {
   /** No process of ours may have a lower one without the right to */
   readonly lowestOomScoreAdj: number;
   readonly hostname: string;
+  /** What the container's CDI devices change; in a microVM the variables only */
+  readonly edits: ContainerEdits;
   /** `linux.seccomp` from the file that the request names, when it names one */
   readonly seccompFile: object | undefined;
 };
@@ -55,15 +59,21 @@ function processArgs(config: ContainerConfig, image: Image): readonly string[] {
   return args;
 }
 
-function processEnv(config: ContainerConfig, image: Image, hostname: string): readonly string[] {
+function processEnv(
+  config: ContainerConfig,
+  image: Image,
+  { hostname, edits }: PlaceFacts,
+): readonly string[] {
   const env = new Map<string, string>();
   if (config.tty) env.set("TERM", "xterm");
   env.set("HOSTNAME", hostname);
-  for (const entry of image.config.env) {
+  const add = (entry: string): void => {
     const at = entry.indexOf("=");
     if (at > 0) env.set(entry.slice(0, at), entry.slice(at + 1));
-  }
+  };
+  image.config.env.forEach(add);
   for (const { key, value } of config.env) env.set(key, value);
+  edits.env.forEach(add);
   const list = [...env].map(([key, value]) => `${key}=${value}`);
   const bad = list.find((entry) => entry.includes("\0"));
   if (bad !== undefined)
@@ -105,19 +115,37 @@ function refuseForMicrovm(pod: PodConfig, config: ContainerConfig): void {
   }
   if (config.security.appArmorProfile !== "")
     refuse("apparmor", JSON.stringify(config.security.appArmorProfile));
-  const [device] = config.devices;
-  if (device) refuse("devices.host_path", JSON.stringify(device.hostPath));
 }
 
-function devicesOf(config: ContainerConfig, place: "host" | "microvm"): readonly OciDevice[] {
-  if (place === "microvm") return [];
-  const asked = config.devices.map(requestedDevice);
-  if (!config.security.privileged) return asked;
-  const taken = new Set(asked.map(({ path }) => path));
-  return [...asked, ...allHostDevices().filter(({ path }) => !taken.has(path))];
+/** What the request and its CDI devices name; of two at one path the latter. */
+function askedDevices(
+  pod: PodConfig,
+  config: ContainerConfig,
+  facts: PlaceFacts,
+  user: Container["user"],
+): readonly AllowedDevice[] {
+  // In a microVM block devices are drives, which only the guest knows the numbers of.
+  if (facts.place === "microvm") return [];
+  const asked = [...config.devices.map(requestedDevice), ...cdiDevices(facts.edits, user)];
+  const byPath = new Map(asked.map((one) => [one.device.path, one]));
+  // No node can be made there: the runtimes bind what the host has at the very path.
+  for (const [path, { hostPath }] of byPath)
+    if (pod.namespaces.user && path !== hostPath)
+      throw new TinderboxError(
+        "INVALID",
+        `devices.container_path ${path}: in a pod with a user namespace it must be the host_path, ${hostPath}`,
+      );
+  return [...byPath.values()];
 }
 
-function deviceRules(config: ContainerConfig, devices: readonly OciDevice[]): readonly object[] {
+function withHostDevices(asked: readonly AllowedDevice[], config: ContainerConfig, facts: PlaceFacts) {
+  const devices = asked.map(({ device }) => device);
+  if (facts.place === "microvm" || !config.security.privileged) return devices;
+  const taken = new Set(devices.map(({ path }) => path));
+  return [...devices, ...allHostDevices().filter(({ path }) => !taken.has(path))];
+}
+
+function deviceRules(config: ContainerConfig, devices: readonly AllowedDevice[]): readonly object[] {
   if (config.security.privileged) return [{ allow: true, access: "rwm" }];
   return [
     { allow: false, access: "rwm" },
@@ -125,13 +153,9 @@ function deviceRules(config: ContainerConfig, devices: readonly OciDevice[]): re
     ...[3, 5, 7, 8, 9].map((minor) => ({ allow: true, type: "c", major: 1, minor, access: "rwm" })),
     ...[0, 1, 2].map((minor) => ({ allow: true, type: "c", major: 5, minor, access: "rwm" })),
     { allow: true, type: "c", major: 136, access: "rwm" },
-    ...devices.map(({ type, major, minor }, n) => ({
-      allow: true,
-      type,
-      major,
-      minor,
-      access: config.devices[n]?.permissions || "rwm",
-    })),
+    ...devices
+      .filter(({ device }) => device.type !== "p")
+      .map(({ device: { type, major, minor }, access }) => ({ allow: true, type, major, minor, access })),
   ];
 }
 
@@ -161,6 +185,10 @@ function checkMapped(pod: PodConfig, user: Container["user"]): void {
   for (const gid of [user.gid, ...user.supplementalGroups]) check("group", gid, maps.gids);
 }
 
+function withGroups(user: Container["user"], more: readonly number[]): Container["user"] {
+  return { ...user, supplementalGroups: [...new Set([...user.supplementalGroups, ...more])] };
+}
+
 /** Names of the files that go along, and where they appear. */
 export const sentFiles = {
   "resolv.conf": "/etc/resolv.conf",
@@ -178,10 +206,10 @@ export function buildOciSpec(
 ): BuiltSpec {
   if (facts.place === "microvm") refuseForMicrovm(pod, config);
   const { security } = config;
-  const user = resolveContainerUser(image, security);
+  const user = withGroups(resolveContainerUser(image, security), facts.edits.additionalGids);
   checkMapped(pod, user);
-  const devices = devicesOf(config, facts.place);
-  const mounts = ociMounts({
+  const asked = askedDevices(pod, config, facts, user);
+  const standardMounts = ociMounts({
     privileged: security.privileged,
     hostIpc: security.ipc === "node",
     hasCgroupV2: facts.hasCgroupV2,
@@ -189,6 +217,7 @@ export function buildOciSpec(
     files: sentFiles,
     requested: config.mounts,
   });
+  const mounts = withCdiMounts(standardMounts, facts.edits);
   const propagations = new Set(config.mounts.map((mount) => mount.propagation));
   const propagation = propagations.has("rshared")
     ? "rshared"
@@ -200,7 +229,7 @@ export function buildOciSpec(
     terminal: config.tty,
     user: { uid: user.uid, gid: user.gid, additionalGids: user.supplementalGroups },
     args: processArgs(config, image),
-    env: processEnv(config, image, facts.hostname),
+    env: processEnv(config, image, facts),
     cwd: config.workingDir || image.config.workingDir || "/",
     capabilities,
     ...(security.appArmorProfile === "" || security.privileged
@@ -215,15 +244,16 @@ export function buildOciSpec(
     process,
     root: { path: "rootfs", readonly: security.readonlyRootfs },
     mounts,
+    ...cdiHooks(facts.edits),
     linux: {
       namespaces: namespaces(pod, config, facts),
       cgroupsPath,
       resources: {
         ...ociResources(config.resources, facts.hasCgroupV2),
-        devices: deviceRules(config, devices),
+        devices: deviceRules(config, asked),
       },
       ...idMaps(pod),
-      devices,
+      devices: withHostDevices(asked, config, facts),
       rootfsPropagation: propagation,
       maskedPaths: security.privileged ? [] : security.maskedPaths,
       readonlyPaths: security.privileged ? [] : security.readonlyPaths,

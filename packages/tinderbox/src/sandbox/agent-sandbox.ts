@@ -8,6 +8,7 @@ import { TinderboxError } from "../base/errors.ts";
 import type { Image } from "../image/contract.ts";
 import { AgentConnection, type AgentStream, type RequestBody } from "../rpc/agent-client.ts";
 import {
+  type BlockDeviceSchema,
   type ContainerState,
   ContainerState_Status,
   type ContainerStats,
@@ -34,6 +35,7 @@ import { processStreams, tcpDuplex } from "./process-streams.ts";
 export type RootfsInit = MessageInitShape<typeof RootfsSchema>;
 type MountInit = MessageInitShape<typeof PreparedMountSchema>;
 export type MountSourceInit = NonNullable<MountInit["source"]>;
+export type BlockDeviceInit = MessageInitShape<typeof BlockDeviceSchema>;
 export type VolumeInit = MessageInitShape<typeof VolumeSchema>;
 
 /** What an AgentSandbox asks of the kind of place it is in. */
@@ -51,7 +53,9 @@ export type Place = {
   ): Promise<MountSourceInit>;
   /** microVM: makes the spec's host directories and files available to the guest; idempotent by container id. */
   serveVolumes?(spec: ContainerSpec, signal: AbortSignal): Promise<readonly VolumeInit[]>;
-  /** Gives image and volumes back; unknown ids are fine. Called after the agent has let go of the container. */
+  /** microVM: makes the spec's block devices drives of the guest; given back with the root file system. */
+  attachDevices?(spec: ContainerSpec): Promise<readonly BlockDeviceInit[]>;
+  /** Gives image, volumes and block devices back; unknown ids are fine. Called after the agent has let go of the container. */
   releaseRootfs(containerId: string): Promise<void>;
   /** microVM: the daemon's end of the logs. Host: undefined, the agent writes the files. */
   readonly logs?: {
@@ -167,6 +171,7 @@ export class AgentSandbox implements Sandbox {
       const mounts: MountInit[] = [];
       for (const mount of spec.mounts) mounts.push(await this.#prepare(spec.id, mount, signal));
       const volumes = (await this.#place.serveVolumes?.(spec, signal)) ?? [];
+      const blockDevices = (await this.#place.attachDevices?.(spec)) ?? [];
       const state = await this.#callForState(
         {
           case: "createContainer",
@@ -182,6 +187,7 @@ export class AgentSandbox implements Sandbox {
             mounts,
             files: spec.files.map((file) => ({ name: file.name, content: file.content, mode: file.mode })),
             volumes: [...volumes],
+            blockDevices: [...blockDevices],
           },
         },
         signal,

@@ -69,6 +69,20 @@ export type ContainerVolume = {
   readonly gidMappings: readonly IdMapping[];
 };
 
+/** A block device of the host in a microVM's container. On the host the OCI spec has the device itself. */
+export type ContainerBlockDevice = {
+  /** What the request calls `hostPath`, for errors: `devices[0].host_path` */
+  readonly field: string;
+  readonly hostPath: string;
+  readonly containerPath: string;
+  /** Some of r, w and m; without w the VMM lets nobody in the microVM write */
+  readonly access: string;
+  /** Permission bits and owner of the node. @default the host's */
+  readonly mode?: number;
+  readonly uid?: number;
+  readonly gid?: number;
+};
+
 export type ContainerSpec = {
   readonly id: string;
   readonly image: Image;
@@ -76,6 +90,8 @@ export type ContainerSpec = {
   readonly ociSpec: object;
   /** microVM only; else empty */
   readonly volumes: readonly ContainerVolume[];
+  /** microVM only; else empty */
+  readonly blockDevices: readonly ContainerBlockDevice[];
   readonly readonlyRootfs: boolean;
   readonly terminal: boolean;
   readonly stdin: boolean;

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { MachineConfiguration } from "@tinderbox/firecracker";
 import { TinderboxError } from "../../base/errors.ts";
 import type { SandboxRecord } from "../contract.ts";
+import { type DriveCounts, driveId } from "./drive-slots.ts";
 
 const guestCid = 3;
 
@@ -11,8 +12,8 @@ const guestCid = 3;
 const baseBootArgs =
   "console=ttyS0 quiet reboot=k panic=1 i8042.noaux i8042.nomux i8042.dumbkbd cryptomgr.notests random.trust_cpu=on";
 
-/** Images a pod can use at the same time, where nobody says. */
-export const defaultPlaceholderDrives = 8;
+/** How many images and block devices a pod can use at the same time: with a network interface, one device less than a VMM has. */
+export const placeholderCounts: DriveCounts = { readOnly: 8, writable: 4 };
 
 export type MachineFiles = {
   /** Uncompressed ELF kernel */
@@ -20,7 +21,6 @@ export type MachineFiles = {
   readonly initrd: string;
   /** Appended to the kernel command line */
   readonly bootArgs: string;
-  readonly placeholderDrives: number;
 };
 
 /** The part of a sandbox's record that its machine is made of. */
@@ -29,7 +29,7 @@ export type MachineRecord = {
   readonly spec: Pick<SandboxRecord["spec"], "id" | "vcpus" | "memoryMib" | "network">;
 };
 
-/** The scratch drive, a placeholder for each image that may come, the pod's taps, vsock and entropy. Drives are below the record's directory. */
+/** The scratch drive, a placeholder for each image and block device that may come, the pod's taps, vsock and entropy. Drives are below the record's directory. */
 export function machineConfiguration(
   record: MachineRecord,
   vsockPath: string,
@@ -37,11 +37,13 @@ export function machineConfiguration(
 ): MachineConfiguration {
   const { spec, directory } = record;
   const interfaces = spec.network.kind === "pod" ? spec.network.interfaces : [];
-  const placeholders = Array.from({ length: files.placeholderDrives }, (_, index) => ({
-    drive_id: `image_${index + 1}`,
+  const { readOnly, writable } = placeholderCounts;
+  const placeholders = Array.from({ length: readOnly + writable }, (_, n) => ({
+    drive_id: driveId(n + 1),
     is_root_device: false,
-    is_read_only: true,
     path_on_host: join(directory, "placeholder"),
+    // What a guest flushes to a block device has to be on it.
+    ...(n < readOnly ? { is_read_only: true } : { is_read_only: false, cache_type: "Writeback" as const }),
   }));
   return {
     "machine-config": { vcpu_count: spec.vcpus, mem_size_mib: spec.memoryMib },
@@ -52,7 +54,7 @@ export function machineConfiguration(
     },
     drives: [
       {
-        drive_id: "scratch",
+        drive_id: driveId(0),
         is_root_device: false,
         is_read_only: false,
         path_on_host: join(directory, "scratch.ext4"),

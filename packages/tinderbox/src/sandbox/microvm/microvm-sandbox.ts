@@ -21,10 +21,11 @@ import { AgentSandbox, type Place } from "../agent-sandbox.ts";
 import type { SandboxFactory, SandboxRecord } from "../contract.ts";
 import { makePodCgroup, removePodCgroup } from "../pod-cgroup.ts";
 import { parseProcessIdentity, sandboxDirectory } from "../sandbox-directory.ts";
+import { attachDevices } from "./block-device-drives.ts";
 import { boundConsole, consoleTail, openConsole } from "./console-file.ts";
-import { DriveSlots } from "./drive-slots.ts";
+import { DriveSlots, driveId } from "./drive-slots.ts";
 import { JailUsers } from "./jail-users.ts";
-import { defaultPlaceholderDrives, machineConfiguration } from "./machine-configuration.ts";
+import { machineConfiguration, placeholderCounts } from "./machine-configuration.ts";
 import { MicrovmLogs } from "./microvm-logs.ts";
 import { makeScratchDrive } from "./scratch-drive.ts";
 import { foundVmmPlace, hostVsock, newVmmPlace, removeVmmPlace, type VmmPlace } from "./vmm-place.ts";
@@ -46,8 +47,6 @@ export type MicrovmSandboxOptions = {
   readonly initrd: string;
   /** Appended to the kernel command line. @default "" */
   readonly bootArgs?: string;
-  /** Images a pod can use at the same time. @default 8 */
-  readonly placeholderDrives?: number;
   /** Writable space of a pod, MiB, sparse. @default 10240 */
   readonly scratchMib?: number;
   /** ms from InstanceStart to the guest's call. @default 60_000 */
@@ -56,6 +55,8 @@ export type MicrovmSandboxOptions = {
 };
 
 const agentPort = 1024;
+/** How long a guest may take to write out what belongs on block devices. */
+const writeOutMs = 20_000;
 
 /** Tells the guest who it is: after a boot, and again after a snapshot is loaded. */
 async function configureGuest(
@@ -101,8 +102,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
   const { stateDir, handler, jailer, log } = options;
   const jailUsers = options.jailUsers ?? new JailUsers();
   const jailing = jailer === undefined ? undefined : { jailer, users: jailUsers };
-  const placeholderDrives = options.placeholderDrives ?? defaultPlaceholderDrives;
-  const files = { ...options, bootArgs: options.bootArgs ?? "", placeholderDrives };
+  const files = { ...options, bootArgs: options.bootArgs ?? "" };
 
   const readIdentity = async (record: SandboxRecord): Promise<ProcessIdentity | undefined> =>
     parseProcessIdentity(await readFile(join(record.directory, "machine.json"), "utf8").catch(() => ""));
@@ -129,8 +129,13 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     control?: AgentConnection,
   ): Promise<{ sandbox: AgentSandbox; slots: DriveSlots; volumes: VolumeServer; logs: MicrovmLogs }> {
     const logs = new MicrovmLogs(record.directory, log);
-    const slots = await DriveSlots.load(record.directory, placeholderDrives, {
-      setBacking: (index, path) => machine.api.patchDrive({ drive_id: `image_${index}`, path_on_host: path }),
+    const setBacking = (index: number, path: string): Promise<void> =>
+      machine.api.patchDrive({ drive_id: driveId(index), path_on_host: path });
+    const slots = await DriveSlots.load(record.directory, placeholderCounts, {
+      setBacking,
+      setDevice: async (index, device, isWritable) =>
+        setBacking(index, await vmm.admitDevice(index, device, isWritable)),
+      removeDevice: (index) => vmm.removeDevice(index),
       releaseInGuest: async (index) => {
         await (await sandbox.control()).call(
           { case: "releaseDrive", value: { index } },
@@ -147,25 +152,40 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     });
     const consolePath = join(record.directory, "console.log");
     const watcher = boundConsole(consolePath);
+    const writeOut = async (askAgent: () => Promise<void>): Promise<void> => {
+      try {
+        await askAgent();
+        await machine.wait({ signal: AbortSignal.timeout(writeOutMs) });
+      } catch (cause) {
+        if (!machine.isAlive) return;
+        log.warn("a guest does not shut down; what it has not written to its block devices is lost", {
+          sandbox: record.id,
+          cause: TinderboxError.from(cause).message,
+        });
+      }
+    };
     const place: Place = {
       kind: "microvm",
       logs,
       dial: (signal) => dialVsock(vmm.vsockPath, agentPort, { signal }),
       acquireRootfs: async (spec) => ({
-        lower: { case: "drive", value: await slots.acquire(spec.id, spec.image) },
+        lower: { case: "drive", value: await slots.acquireImage(spec.id, spec.image) },
       }),
       acquireVolume: async (containerId, _name, image) => ({
         case: "drive",
-        value: await slots.acquire(containerId, image),
+        value: await slots.acquireImage(containerId, image),
       }),
+      attachDevices: (spec) => attachDevices(slots, spec.id, spec.blockDevices),
       serveVolumes: (spec, signal) => volumes.acquire(spec.id, spec.volumes, signal),
       async releaseRootfs(containerId) {
         await volumes.release(containerId);
         await slots.release(containerId);
       },
-      async destroy() {
+      async destroy(askAgent) {
         watcher.close();
-        // Its containers have had their time to stop, and what it could still write ends with its scratch drive.
+        // Its containers have had their time to stop, and what it could still write ends with its scratch drive: but for
+        // what is on its way to a block device.
+        if (slots.isWriting) await writeOut(askAgent);
         await machine.kill();
         await clean(record);
       },
@@ -271,10 +291,9 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
           throw new TinderboxError("VMM", `its guest is ${machine.phase}, not running`);
         const { sandbox, slots, volumes, logs } = await makeSandbox(record, vmm, machine);
         const ids = new Set((await sandbox.listContainers()).map((state) => state.id));
-        for (const containerId of slots.containers)
-          if (!ids.has(containerId)) await slots.release(containerId);
-        for (const containerId of volumes.containers)
-          if (!ids.has(containerId)) await volumes.release(containerId);
+        // The guest may still be making one whose maker has died.
+        for (const containerId of new Set([...slots.containers, ...volumes.containers]))
+          if (!ids.has(containerId)) await sandbox.deleteContainer(containerId);
         await logs.resume(ids);
         return sandbox;
       } catch (cause) {

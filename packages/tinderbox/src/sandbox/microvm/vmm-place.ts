@@ -15,7 +15,9 @@ import {
 } from "@tinderbox/firecracker";
 import { errnoOf } from "../../base/errors.ts";
 import { nativeProgram } from "../../base/paths.ts";
+import { run } from "../../native/run.ts";
 import type { SandboxRecord } from "../contract.ts";
+import type { BlockDevice } from "./block-device.ts";
 import type { JailUsers } from "./jail-users.ts";
 
 /** How VMMs are jailed. */
@@ -34,6 +36,10 @@ export type VmmPlace = {
   readonly vsockPath: string;
   /** Lets the VMM reach what listens at `hostVsock(record)_PORT`. */
   admit(port: number): Promise<void>;
+  /** Where the VMM is to find a block device as drive `index`: a path for the API's bodies, until `removeDevice`. */
+  admitDevice(index: number, device: BlockDevice, isWritable: boolean): Promise<string>;
+  /** The drive has another file: the VMM finds the device no more. One that was never there is fine. */
+  removeDevice(index: number): Promise<void>;
   /** Its paths in the words of the VMM */
   readonly spawner?: NonNullable<AdoptOptions["spawner"]>;
 };
@@ -49,9 +55,25 @@ const instanceId = (record: SandboxRecord): string => record.id.replace(/[^0-9A-
 /** Short, because sockets are below a directory of this name. */
 const jailId = (record: SandboxRecord): string => instanceId(record).slice(0, 12);
 
-function jailedPlace(record: SandboxRecord, root: string): VmmPlace {
+function jailedPlace(record: SandboxRecord, jail: Jail): VmmPlace {
+  const { root } = jail.record;
   const vsockPath = join(root, "v");
+  const nodeOf = (index: number): string => join(record.directory, `device-${index}`);
+  const jailPathOf = (index: number): string => `/files/device-${index}`;
+  const removeDevice = async (index: number): Promise<void> => {
+    await jail.removeNode(jailPathOf(index));
+    await rm(nodeOf(index), { force: true });
+  };
   return {
+    removeDevice,
+    async admitDevice(index, device, isWritable) {
+      await removeDevice(index);
+      // A jail's files are brought in by path, so it gets one that nobody else can change.
+      const node = nodeOf(index);
+      await run("mknod", ["-m", "0600", "--", node, "b", ...device.number.split(":")]);
+      const access = isWritable ? "rw" : "ro";
+      return jail.hostPath(await jail.stage(node, { access, as: jailPathOf(index) }));
+    },
     id: jailId(record),
     apiSocket: join(root, "api.sock"),
     vsockPath,
@@ -71,6 +93,8 @@ function directPlace(record: SandboxRecord): VmmPlace {
     apiSocket: join(record.directory, "api.sock"),
     vsockPath: hostVsock(record),
     admit: async () => {},
+    admitDevice: async (_index, device) => device.path,
+    removeDevice: async () => {},
   };
 }
 
@@ -104,7 +128,7 @@ export async function newVmmPlace(
     ...(netns !== undefined && { netns }),
   });
   return {
-    ...jailedPlace(record, spawner.jail.record.root),
+    ...jailedPlace(record, spawner.jail),
     launch: {
       spawner: {
         ...spawner,
@@ -141,9 +165,8 @@ async function jailOf(
 export async function foundVmmPlace(record: SandboxRecord, users: JailUsers): Promise<VmmPlace> {
   const found = await jailOf(record);
   if (found === undefined) return directPlace(record);
-  const { root, uid } = found.jail.record;
-  users.keep(record.id, uid);
-  return { ...jailedPlace(record, root), spawner: found };
+  users.keep(record.id, found.jail.record.uid);
+  return { ...jailedPlace(record, found.jail), spawner: found };
 }
 
 /** Removes the jail with its mounts and whatever runs in it, if there is one; its user is free again. */

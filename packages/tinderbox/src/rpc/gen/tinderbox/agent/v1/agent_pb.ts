@@ -38,7 +38,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file tinderbox/agent/v1/agent.proto.
  */
 export const file_tinderbox_agent_v1_agent: GenFile = /*@__PURE__*/
-  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNItoCCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIEjMKDHVpZF9tYXBwaW5ncxgJIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5JZE1hcHBpbmcSMwoMZ2lkX21hcHBpbmdzGAogAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZyJxCglJbnRlcmZhY2USDAoEbmFtZRgBIAEoCRILCgNtYWMYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygJEikKBnJvdXRlcxgEIAMoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5Sb3V0ZRILCgNtdHUYBSABKA0iLQoFUm91dGUSEwoLZGVzdGluYXRpb24YASABKAkSDwoHZ2F0ZXdheRgCIAEoCSIlCgZTeXNjdGwSDAoEbmFtZRgBIAEoCRINCgV2YWx1ZRgCIAEoCSLtAgoPQ3JlYXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEhMKC2NvbmZpZ19qc29uGAIgASgMEioKBnJvb3RmcxgDIAEoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5Sb290ZnMSEAoIdGVybWluYWwYBCABKAgSDQoFc3RkaW4YBSABKAgSEgoKc3RkaW5fb25jZRgGIAEoCBIQCghsb2dfcGF0aBgHIAEoCRIPCgdydW50aW1lGAggASgJEhQKDHJ1bnRpbWVfcm9vdBgJIAEoCRInCgVmaWxlcxgKIAMoCzIYLnRpbmRlcmJveC5hZ2VudC52MS5GaWxlEhYKDnN5c3RlbWRfY2dyb3VwGAsgASgIEjEKBm1vdW50cxgMIAMoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5QcmVwYXJlZE1vdW50EisKB3ZvbHVtZXMYDSADKAsyGi50aW5kZXJib3guYWdlbnQudjEuVm9sdW1lIvsBCg1QcmVwYXJlZE1vdW50EgwKBG5hbWUYASABKAkSDgoEcGF0aBgCIAEoCUgAEioKBWRyaXZlGAMgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIc3ViX3BhdGgYBCABKAkSGgoScmVjdXJzaXZlX3JlYWRvbmx5GAUgASgIEjMKDHVpZF9tYXBwaW5ncxgGIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5JZE1hcHBpbmcSMwoMZ2lkX21hcHBpbmdzGAcgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZ0IICgZzb3VyY2UiPAoJSWRNYXBwaW5nEg4KBmluc2lkZRgBIAEoDRIPCgdvdXRzaWRlGAIgASgNEg4KBmxlbmd0aBgDIAEoDSJCCgZWb2x1bWUSDAoEbmFtZRgBIAEoCRIKCgJpZBgCIAEoCRIMCgRmaWxlGAMgASgIEhAKCHJlYWRvbmx5GAQgASgIIjMKBEZpbGUSDAoEbmFtZRgBIAEoCRIPCgdjb250ZW50GAIgASgMEgwKBG1vZGUYAyABKA0ifQoGUm9vdGZzEhMKCWRpcmVjdG9yeRgBIAEoCUgAEioKBWRyaXZlGAIgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkRyaXZlSAASEAoIcmVhZG9ubHkYAyABKAgSFwoPdXBwZXJfZGlyZWN0b3J5GAQgASgJQgcKBWxvd2VyIjsKBURyaXZlEg0KBWluZGV4GAEgASgNEhIKCnNpemVfYnl0ZXMYAiABKAQSDwoHZnNfdHlwZRgDIAEoCSIdCgxSZWxlYXNlRHJpdmUSDQoFaW5kZXgYASABKA0iGgoMQ29udGFpbmVyUmVmEgoKAmlkGAEgASgJIjEKBlNpZ25hbBIKCgJpZBgBIAEoCRIOCgZzaWduYWwYAiABKAUSCwoDYWxsGAMgASgIIiwKD0RlbGV0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRINCgVmb3JjZRgCIAEoCCKjAgoOQ29udGFpbmVyU3RhdGUSCgoCaWQYASABKAkSOQoGc3RhdHVzGAIgASgOMikudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlLlN0YXR1cxILCgNwaWQYAyABKAUSFQoNY3JlYXRlZF9hdF9ucxgEIAEoAxIVCg1zdGFydGVkX2F0X25zGAUgASgDEhYKDmZpbmlzaGVkX2F0X25zGAYgASgDEhEKCWV4aXRfY29kZRgHIAEoBRISCgpvb21fa2lsbGVkGAggASgIEg8KB2xvZ19lbmQYCSABKAQiPwoGU3RhdHVzEg8KC1VOU1BFQ0lGSUVEEAASCwoHQ1JFQVRFRBABEgsKB1JVTk5JTkcQAhIKCgZFWElURUQQAyJHCg1Db250YWluZXJMaXN0EjYKCmNvbnRhaW5lcnMYASADKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUiCwoJU3Vic2NyaWJlIokBCgVFdmVudBI0CgZleGl0ZWQYASABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGVIABIzCgVzdGF0ZRgCIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEg0KA29vbRgDIAEoCUgAQgYKBGJvZHkiKQoJUmVvcGVuTG9nEgoKAmlkGAEgASgJEhAKCGxvZ19wYXRoGAIgASgJImMKD1VwZGF0ZUNvbnRhaW5lchIKCgJpZBgBIAEoCRIWCg5yZXNvdXJjZXNfanNvbhgCIAEoDBIaCg1vb21fc2NvcmVfYWRqGAMgASgRSACIAQFCEAoOX29vbV9zY29yZV9hZGoihQQKDkNvbnRhaW5lclN0YXRzEhQKDHRpbWVzdGFtcF9ucxgBIAEoAxIUCgxjcHVfdXNhZ2VfbnMYAiABKAQSGgoSbWVtb3J5X3VzYWdlX2J5dGVzGAMgASgEEiAKGG1lbW9yeV93b3JraW5nX3NldF9ieXRlcxgEIAEoBBIYChBtZW1vcnlfcnNzX2J5dGVzGAUgASgEEgwKBHBpZHMYBiABKAQSEwoLcGFnZV9mYXVsdHMYByABKAQSGQoRbWFqb3JfcGFnZV9mYXVsdHMYCCABKAQSFgoOd3JpdGFibGVfYnl0ZXMYCSABKAQSFwoPd3JpdGFibGVfaW5vZGVzGAogASgEEkIKCGNvdW50ZXJzGAsgAygLMjAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRzLkNvdW50ZXJzRW50cnkSKAoCaW8YDCADKAsyHC50aW5kZXJib3guYWdlbnQudjEuRGV2aWNlSW8SLgoIcHJlc3N1cmUYDSABKAsyHC50aW5kZXJib3guYWdlbnQudjEuUHJlc3N1cmUSMQoKaHVnZV9wYWdlcxgOIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5IdWdlUGFnZXMaLwoNQ291bnRlcnNFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAQ6AjgBIocBCghQcmVzc3VyZRInCgNjcHUYASABKAsyGi50aW5kZXJib3guYWdlbnQudjEuU3RhbGxzEioKBm1lbW9yeRgCIAEoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5TdGFsbHMSJgoCaW8YAyABKAsyGi50aW5kZXJib3guYWdlbnQudjEuU3RhbGxzIloKBlN0YWxscxInCgRzb21lGAEgASgLMhkudGluZGVyYm94LmFnZW50LnYxLlN0YWxsEicKBGZ1bGwYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuU3RhbGwiRwoFU3RhbGwSEAoIdG90YWxfdXMYASABKAQSDQoFYXZnMTAYAiABKAESDQoFYXZnNjAYAyABKAESDgoGYXZnMzAwGAQgASgBImUKCUh1Z2VQYWdlcxIRCglwYWdlX3NpemUYASABKAkSEwoLdXNhZ2VfYnl0ZXMYAiABKAQSHAoPbWF4X3VzYWdlX2J5dGVzGAMgASgESACIAQFCEgoQX21heF91c2FnZV9ieXRlcyJwCghEZXZpY2VJbxINCgVtYWpvchgBIAEoDRINCgVtaW5vchgCIAEoDRISCgpyZWFkX2J5dGVzGAMgASgEEhMKC3dyaXRlX2J5dGVzGAQgASgEEg0KBXJlYWRzGAUgASgEEg4KBndyaXRlcxgGIAEoBCKIAQoIUG9kU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEjYKCmludGVyZmFjZXMYAiADKAsyIi50aW5kZXJib3guYWdlbnQudjEuSW50ZXJmYWNlU3RhdHMSLgoIcHJlc3N1cmUYAyABKAsyHC50aW5kZXJib3guYWdlbnQudjEuUHJlc3N1cmUiuAEKDkludGVyZmFjZVN0YXRzEgwKBG5hbWUYASABKAkSEAoIcnhfYnl0ZXMYAiABKAQSEgoKcnhfcGFja2V0cxgDIAEoBBIRCglyeF9lcnJvcnMYBCABKAQSEgoKcnhfZHJvcHBlZBgFIAEoBBIQCgh0eF9ieXRlcxgGIAEoBBISCgp0eF9wYWNrZXRzGAcgASgEEhEKCXR4X2Vycm9ycxgIIAEoBBISCgp0eF9kcm9wcGVkGAkgASgEIi0KDFRlcm1pbmFsU2l6ZRINCgV3aWR0aBgBIAEoDRIOCgZoZWlnaHQYAiABKA0iPAoKRXhpdFN0YXR1cxIMCgRjb2RlGAEgASgFEhEKCXRpbWVkX291dBgCIAEoCBINCgVlcnJvchgDIAEoCSK7AQoIT3BlbkV4ZWMSFAoMY29udGFpbmVyX2lkGAEgASgJEhQKDHByb2Nlc3NfanNvbhgCIAEoDBINCgVzdGRpbhgDIAEoCBIOCgZzdGRvdXQYBCABKAgSDgoGc3RkZXJyGAUgASgIEhAKCHRlcm1pbmFsGAYgASgIEhIKCnRpbWVvdXRfbXMYByABKAQSLgoEc2l6ZRgIIAEoCzIgLnRpbmRlcmJveC5hZ2VudC52MS5UZXJtaW5hbFNpemUiUQoKT3BlbkF0dGFjaBIUCgxjb250YWluZXJfaWQYASABKAkSDQoFc3RkaW4YAiABKAgSDgoGc3Rkb3V0GAMgASgIEg4KBnN0ZGVychgEIAEoCCIvCgdPcGVuTG9nEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRIOCgZvZmZzZXQYAiABKAQiFwoHT3BlblRjcBIMCgRwb3J0GAEgASgNYgZwcm90bzM");
+  fileDesc("Ch50aW5kZXJib3gvYWdlbnQvdjEvYWdlbnQucHJvdG8SEnRpbmRlcmJveC5hZ2VudC52MSJKCgVIZWxsbxIQCghwcm90b2NvbBgBIAEoDRIPCgd2ZXJzaW9uGAIgASgJEg0KBWd1ZXN0GAMgASgIEg8KB2Jvb3RfaWQYBCABKAkitAgKB1JlcXVlc3QSCgoCaWQYASABKAQSPQoPY29uZmlndXJlX2d1ZXN0GAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbmZpZ3VyZUd1ZXN0SAASPwoQY3JlYXRlX2NvbnRhaW5lchgDIAEoCzIjLnRpbmRlcmJveC5hZ2VudC52MS5DcmVhdGVDb250YWluZXJIABI7Cg9zdGFydF9jb250YWluZXIYBCABKAsyIC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyUmVmSAASLAoGc2lnbmFsGAUgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlNpZ25hbEgAEj8KEGRlbGV0ZV9jb250YWluZXIYBiABKAsyIy50aW5kZXJib3guYWdlbnQudjEuRGVsZXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRlGAcgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEjQKD2xpc3RfY29udGFpbmVycxgIIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjIKCXN1YnNjcmliZRgJIAEoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5TdWJzY3JpYmVIABIzCgpyZW9wZW5fbG9nGAogASgLMh0udGluZGVyYm94LmFnZW50LnYxLlJlb3BlbkxvZ0gAEj8KEHVwZGF0ZV9jb250YWluZXIYCyABKAsyIy50aW5kZXJib3guYWdlbnQudjEuVXBkYXRlQ29udGFpbmVySAASOwoPY29udGFpbmVyX3N0YXRzGAwgASgLMiAudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclJlZkgAEi0KCHNodXRkb3duGA0gASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASKQoEcGluZxgOIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5FbXB0eUgAEjkKDXJlbGVhc2VfZHJpdmUYDyABKAsyIC50aW5kZXJib3guYWdlbnQudjEuUmVsZWFzZURyaXZlSAASLgoJcG9kX3N0YXRzGBAgASgLMhkudGluZGVyYm94LmFnZW50LnYxLkVtcHR5SAASMQoJb3Blbl9leGVjGBQgASgLMhwudGluZGVyYm94LmFnZW50LnYxLk9wZW5FeGVjSAASNQoLb3Blbl9hdHRhY2gYFSABKAsyHi50aW5kZXJib3guYWdlbnQudjEuT3BlbkF0dGFjaEgAEi8KCG9wZW5fbG9nGBYgASgLMhsudGluZGVyYm94LmFnZW50LnYxLk9wZW5Mb2dIABIvCghvcGVuX3RjcBgXIAEoCzIbLnRpbmRlcmJveC5hZ2VudC52MS5PcGVuVGNwSABCBgoEYm9keSLRAgoIUmVzcG9uc2USCgoCaWQYASABKAQSKAoFZXJyb3IYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRXJyb3ISNwoJY29udGFpbmVyGAMgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASNwoKY29udGFpbmVycxgEIAEoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJMaXN0SAASMwoFc3RhdHMYBSABKAsyIi50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHNIABItCgRpbmZvGAYgASgLMh0udGluZGVyYm94LmFnZW50LnYxLkFnZW50SW5mb0gAEjEKCXBvZF9zdGF0cxgHIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5Qb2RTdGF0c0gAQgYKBGJvZHkiBwoFRW1wdHkiugEKBUVycm9yEiwKBGNvZGUYASABKA4yHi50aW5kZXJib3guYWdlbnQudjEuRXJyb3IuQ29kZRIPCgdtZXNzYWdlGAIgASgJInIKBENvZGUSCwoHVU5LTk9XThAAEgsKB0lOVkFMSUQQARINCglOT1RfRk9VTkQQAhIKCgZFWElTVFMQAxIPCgtXUk9OR19TVEFURRAEEgsKB1JVTlRJTUUQBRIGCgJJTxAGEg8KC1VOU1VQUE9SVEVEEAciTQoJQWdlbnRJbmZvEgsKA3BpZBgBIAEoBRIPCgdwb2RfcGlkGAIgASgFEg4KBmtlcm5lbBgDIAEoCRISCgpjb250YWluZXJzGAQgASgNItoCCg5Db25maWd1cmVHdWVzdBIQCghob3N0bmFtZRgBIAEoCRIxCgppbnRlcmZhY2VzGAIgAygLMh0udGluZGVyYm94LmFnZW50LnYxLkludGVyZmFjZRITCgtyZXNvbHZfY29uZhgDIAEoDBIrCgdzeXNjdGxzGAQgAygLMhoudGluZGVyYm94LmFnZW50LnYxLlN5c2N0bBIUCgx1bml4X3RpbWVfbnMYBSABKAMSDwoHZW50cm9weRgGIAEoDBIVCg1zY3JhdGNoX2RyaXZlGAcgASgFEhkKEXBvZF9waWRfbmFtZXNwYWNlGAggASgIEjMKDHVpZF9tYXBwaW5ncxgJIAMoCzIdLnRpbmRlcmJveC5hZ2VudC52MS5JZE1hcHBpbmcSMwoMZ2lkX21hcHBpbmdzGAogAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZyJxCglJbnRlcmZhY2USDAoEbmFtZRgBIAEoCRILCgNtYWMYAiABKAkSEQoJYWRkcmVzc2VzGAMgAygJEikKBnJvdXRlcxgEIAMoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5Sb3V0ZRILCgNtdHUYBSABKA0iLQoFUm91dGUSEwoLZGVzdGluYXRpb24YASABKAkSDwoHZ2F0ZXdheRgCIAEoCSIlCgZTeXNjdGwSDAoEbmFtZRgBIAEoCRINCgV2YWx1ZRgCIAEoCSKlAwoPQ3JlYXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEhMKC2NvbmZpZ19qc29uGAIgASgMEioKBnJvb3RmcxgDIAEoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5Sb290ZnMSEAoIdGVybWluYWwYBCABKAgSDQoFc3RkaW4YBSABKAgSEgoKc3RkaW5fb25jZRgGIAEoCBIQCghsb2dfcGF0aBgHIAEoCRIPCgdydW50aW1lGAggASgJEhQKDHJ1bnRpbWVfcm9vdBgJIAEoCRInCgVmaWxlcxgKIAMoCzIYLnRpbmRlcmJveC5hZ2VudC52MS5GaWxlEhYKDnN5c3RlbWRfY2dyb3VwGAsgASgIEjEKBm1vdW50cxgMIAMoCzIhLnRpbmRlcmJveC5hZ2VudC52MS5QcmVwYXJlZE1vdW50EisKB3ZvbHVtZXMYDSADKAsyGi50aW5kZXJib3guYWdlbnQudjEuVm9sdW1lEjYKDWJsb2NrX2RldmljZXMYDiADKAsyHy50aW5kZXJib3guYWdlbnQudjEuQmxvY2tEZXZpY2Ui+wEKDVByZXBhcmVkTW91bnQSDAoEbmFtZRgBIAEoCRIOCgRwYXRoGAIgASgJSAASKgoFZHJpdmUYAyABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghzdWJfcGF0aBgEIAEoCRIaChJyZWN1cnNpdmVfcmVhZG9ubHkYBSABKAgSMwoMdWlkX21hcHBpbmdzGAYgAygLMh0udGluZGVyYm94LmFnZW50LnYxLklkTWFwcGluZxIzCgxnaWRfbWFwcGluZ3MYByADKAsyHS50aW5kZXJib3guYWdlbnQudjEuSWRNYXBwaW5nQggKBnNvdXJjZSI8CglJZE1hcHBpbmcSDgoGaW5zaWRlGAEgASgNEg8KB291dHNpZGUYAiABKA0SDgoGbGVuZ3RoGAMgASgNIkIKBlZvbHVtZRIMCgRuYW1lGAEgASgJEgoKAmlkGAIgASgJEgwKBGZpbGUYAyABKAgSEAoIcmVhZG9ubHkYBCABKAgidgoLQmxvY2tEZXZpY2USDAoEcGF0aBgBIAEoCRINCgVpbmRleBgCIAEoDRISCgpzaXplX2J5dGVzGAMgASgEEg4KBmFjY2VzcxgEIAEoCRIMCgRtb2RlGAUgASgNEgsKA3VpZBgGIAEoDRILCgNnaWQYByABKA0iMwoERmlsZRIMCgRuYW1lGAEgASgJEg8KB2NvbnRlbnQYAiABKAwSDAoEbW9kZRgDIAEoDSJ9CgZSb290ZnMSEwoJZGlyZWN0b3J5GAEgASgJSAASKgoFZHJpdmUYAiABKAsyGS50aW5kZXJib3guYWdlbnQudjEuRHJpdmVIABIQCghyZWFkb25seRgDIAEoCBIXCg91cHBlcl9kaXJlY3RvcnkYBCABKAlCBwoFbG93ZXIiOwoFRHJpdmUSDQoFaW5kZXgYASABKA0SEgoKc2l6ZV9ieXRlcxgCIAEoBBIPCgdmc190eXBlGAMgASgJIh0KDFJlbGVhc2VEcml2ZRINCgVpbmRleBgBIAEoDSIaCgxDb250YWluZXJSZWYSCgoCaWQYASABKAkiMQoGU2lnbmFsEgoKAmlkGAEgASgJEg4KBnNpZ25hbBgCIAEoBRILCgNhbGwYAyABKAgiLAoPRGVsZXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEg0KBWZvcmNlGAIgASgIIqMCCg5Db250YWluZXJTdGF0ZRIKCgJpZBgBIAEoCRI5CgZzdGF0dXMYAiABKA4yKS50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdGUuU3RhdHVzEgsKA3BpZBgDIAEoBRIVCg1jcmVhdGVkX2F0X25zGAQgASgDEhUKDXN0YXJ0ZWRfYXRfbnMYBSABKAMSFgoOZmluaXNoZWRfYXRfbnMYBiABKAMSEQoJZXhpdF9jb2RlGAcgASgFEhIKCm9vbV9raWxsZWQYCCABKAgSDwoHbG9nX2VuZBgJIAEoBCI/CgZTdGF0dXMSDwoLVU5TUEVDSUZJRUQQABILCgdDUkVBVEVEEAESCwoHUlVOTklORxACEgoKBkVYSVRFRBADIkcKDUNvbnRhaW5lckxpc3QSNgoKY29udGFpbmVycxgBIAMoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZSILCglTdWJzY3JpYmUiiQEKBUV2ZW50EjQKBmV4aXRlZBgBIAEoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5Db250YWluZXJTdGF0ZUgAEjMKBXN0YXRlGAIgASgLMiIudGluZGVyYm94LmFnZW50LnYxLkNvbnRhaW5lclN0YXRlSAASDQoDb29tGAMgASgJSABCBgoEYm9keSIpCglSZW9wZW5Mb2cSCgoCaWQYASABKAkSEAoIbG9nX3BhdGgYAiABKAkiYwoPVXBkYXRlQ29udGFpbmVyEgoKAmlkGAEgASgJEhYKDnJlc291cmNlc19qc29uGAIgASgMEhoKDW9vbV9zY29yZV9hZGoYAyABKBFIAIgBAUIQCg5fb29tX3Njb3JlX2FkaiKFBAoOQ29udGFpbmVyU3RhdHMSFAoMdGltZXN0YW1wX25zGAEgASgDEhQKDGNwdV91c2FnZV9ucxgCIAEoBBIaChJtZW1vcnlfdXNhZ2VfYnl0ZXMYAyABKAQSIAoYbWVtb3J5X3dvcmtpbmdfc2V0X2J5dGVzGAQgASgEEhgKEG1lbW9yeV9yc3NfYnl0ZXMYBSABKAQSDAoEcGlkcxgGIAEoBBITCgtwYWdlX2ZhdWx0cxgHIAEoBBIZChFtYWpvcl9wYWdlX2ZhdWx0cxgIIAEoBBIWCg53cml0YWJsZV9ieXRlcxgJIAEoBBIXCg93cml0YWJsZV9pbm9kZXMYCiABKAQSQgoIY291bnRlcnMYCyADKAsyMC50aW5kZXJib3guYWdlbnQudjEuQ29udGFpbmVyU3RhdHMuQ291bnRlcnNFbnRyeRIoCgJpbxgMIAMoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5EZXZpY2VJbxIuCghwcmVzc3VyZRgNIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5QcmVzc3VyZRIxCgpodWdlX3BhZ2VzGA4gAygLMh0udGluZGVyYm94LmFnZW50LnYxLkh1Z2VQYWdlcxovCg1Db3VudGVyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoBDoCOAEihwEKCFByZXNzdXJlEicKA2NwdRgBIAEoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5TdGFsbHMSKgoGbWVtb3J5GAIgASgLMhoudGluZGVyYm94LmFnZW50LnYxLlN0YWxscxImCgJpbxgDIAEoCzIaLnRpbmRlcmJveC5hZ2VudC52MS5TdGFsbHMiWgoGU3RhbGxzEicKBHNvbWUYASABKAsyGS50aW5kZXJib3guYWdlbnQudjEuU3RhbGwSJwoEZnVsbBgCIAEoCzIZLnRpbmRlcmJveC5hZ2VudC52MS5TdGFsbCJHCgVTdGFsbBIQCgh0b3RhbF91cxgBIAEoBBINCgVhdmcxMBgCIAEoARINCgVhdmc2MBgDIAEoARIOCgZhdmczMDAYBCABKAEiZQoJSHVnZVBhZ2VzEhEKCXBhZ2Vfc2l6ZRgBIAEoCRITCgt1c2FnZV9ieXRlcxgCIAEoBBIcCg9tYXhfdXNhZ2VfYnl0ZXMYAyABKARIAIgBAUISChBfbWF4X3VzYWdlX2J5dGVzInAKCERldmljZUlvEg0KBW1ham9yGAEgASgNEg0KBW1pbm9yGAIgASgNEhIKCnJlYWRfYnl0ZXMYAyABKAQSEwoLd3JpdGVfYnl0ZXMYBCABKAQSDQoFcmVhZHMYBSABKAQSDgoGd3JpdGVzGAYgASgEIogBCghQb2RTdGF0cxIUCgx0aW1lc3RhbXBfbnMYASABKAMSNgoKaW50ZXJmYWNlcxgCIAMoCzIiLnRpbmRlcmJveC5hZ2VudC52MS5JbnRlcmZhY2VTdGF0cxIuCghwcmVzc3VyZRgDIAEoCzIcLnRpbmRlcmJveC5hZ2VudC52MS5QcmVzc3VyZSK4AQoOSW50ZXJmYWNlU3RhdHMSDAoEbmFtZRgBIAEoCRIQCghyeF9ieXRlcxgCIAEoBBISCgpyeF9wYWNrZXRzGAMgASgEEhEKCXJ4X2Vycm9ycxgEIAEoBBISCgpyeF9kcm9wcGVkGAUgASgEEhAKCHR4X2J5dGVzGAYgASgEEhIKCnR4X3BhY2tldHMYByABKAQSEQoJdHhfZXJyb3JzGAggASgEEhIKCnR4X2Ryb3BwZWQYCSABKAQiLQoMVGVybWluYWxTaXplEg0KBXdpZHRoGAEgASgNEg4KBmhlaWdodBgCIAEoDSI8CgpFeGl0U3RhdHVzEgwKBGNvZGUYASABKAUSEQoJdGltZWRfb3V0GAIgASgIEg0KBWVycm9yGAMgASgJIrsBCghPcGVuRXhlYxIUCgxjb250YWluZXJfaWQYASABKAkSFAoMcHJvY2Vzc19qc29uGAIgASgMEg0KBXN0ZGluGAMgASgIEg4KBnN0ZG91dBgEIAEoCBIOCgZzdGRlcnIYBSABKAgSEAoIdGVybWluYWwYBiABKAgSEgoKdGltZW91dF9tcxgHIAEoBBIuCgRzaXplGAggASgLMiAudGluZGVyYm94LmFnZW50LnYxLlRlcm1pbmFsU2l6ZSJRCgpPcGVuQXR0YWNoEhQKDGNvbnRhaW5lcl9pZBgBIAEoCRINCgVzdGRpbhgCIAEoCBIOCgZzdGRvdXQYAyABKAgSDgoGc3RkZXJyGAQgASgIIi8KB09wZW5Mb2cSFAoMY29udGFpbmVyX2lkGAEgASgJEg4KBm9mZnNldBgCIAEoBCIXCgdPcGVuVGNwEgwKBHBvcnQYASABKA1iBnByb3RvMw");
 
 /**
  * @generated from message tinderbox.agent.v1.Hello
@@ -676,6 +676,13 @@ export type CreateContainer = Message<"tinderbox.agent.v1.CreateContainer"> & {
    * @generated from field: repeated tinderbox.agent.v1.Volume volumes = 13;
    */
   volumes: Volume[];
+
+  /**
+   * guest only: nodes in the container, and leave to use them, for drives
+   *
+   * @generated from field: repeated tinderbox.agent.v1.BlockDevice block_devices = 14;
+   */
+  blockDevices: BlockDevice[];
 };
 
 /**
@@ -821,6 +828,65 @@ export const VolumeSchema: GenMessage<Volume> = /*@__PURE__*/
   messageDesc(file_tinderbox_agent_v1_agent, 13);
 
 /**
+ * A block device of the host that is a drive of the guest.
+ *
+ * @generated from message tinderbox.agent.v1.BlockDevice
+ */
+export type BlockDevice = Message<"tinderbox.agent.v1.BlockDevice"> & {
+  /**
+   * of the node in the container
+   *
+   * @generated from field: string path = 1;
+   */
+  path: string;
+
+  /**
+   * 0 = /dev/vda
+   *
+   * @generated from field: uint32 index = 2;
+   */
+  index: number;
+
+  /**
+   * what the device must show: waited for as for a Drive
+   *
+   * @generated from field: uint64 size_bytes = 3;
+   */
+  sizeBytes: bigint;
+
+  /**
+   * some of r, w and m: what the container may do with it
+   *
+   * @generated from field: string access = 4;
+   */
+  access: string;
+
+  /**
+   * permission bits of the node
+   *
+   * @generated from field: uint32 mode = 5;
+   */
+  mode: number;
+
+  /**
+   * @generated from field: uint32 uid = 6;
+   */
+  uid: number;
+
+  /**
+   * @generated from field: uint32 gid = 7;
+   */
+  gid: number;
+};
+
+/**
+ * Describes the message tinderbox.agent.v1.BlockDevice.
+ * Use `create(BlockDeviceSchema)` to create a new message.
+ */
+export const BlockDeviceSchema: GenMessage<BlockDevice> = /*@__PURE__*/
+  messageDesc(file_tinderbox_agent_v1_agent, 14);
+
+/**
  * @generated from message tinderbox.agent.v1.File
  */
 export type File = Message<"tinderbox.agent.v1.File"> & {
@@ -847,7 +913,7 @@ export type File = Message<"tinderbox.agent.v1.File"> & {
  * Use `create(FileSchema)` to create a new message.
  */
 export const FileSchema: GenMessage<File> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 14);
+  messageDesc(file_tinderbox_agent_v1_agent, 15);
 
 /**
  * An overlay: lower (read-only image) under a writable layer that goes away with the container.
@@ -896,7 +962,7 @@ export type Rootfs = Message<"tinderbox.agent.v1.Rootfs"> & {
  * Use `create(RootfsSchema)` to create a new message.
  */
 export const RootfsSchema: GenMessage<Rootfs> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 15);
+  messageDesc(file_tinderbox_agent_v1_agent, 16);
 
 /**
  * @generated from message tinderbox.agent.v1.Drive
@@ -929,14 +995,15 @@ export type Drive = Message<"tinderbox.agent.v1.Drive"> & {
  * Use `create(DriveSchema)` to create a new message.
  */
 export const DriveSchema: GenMessage<Drive> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 16);
+  messageDesc(file_tinderbox_agent_v1_agent, 17);
 
 /**
  * @generated from message tinderbox.agent.v1.ReleaseDrive
  */
 export type ReleaseDrive = Message<"tinderbox.agent.v1.ReleaseDrive"> & {
   /**
-   * unmounted when nothing uses it, buffers dropped; then the host may change its backing file
+   * Unmounted when nothing uses it, written out, buffers dropped; then the host may change its backing file. Waits up to 10 s
+   * for a mount that a container has made of it and that is still going away.
    *
    * @generated from field: uint32 index = 1;
    */
@@ -948,7 +1015,7 @@ export type ReleaseDrive = Message<"tinderbox.agent.v1.ReleaseDrive"> & {
  * Use `create(ReleaseDriveSchema)` to create a new message.
  */
 export const ReleaseDriveSchema: GenMessage<ReleaseDrive> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 17);
+  messageDesc(file_tinderbox_agent_v1_agent, 18);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerRef
@@ -965,7 +1032,7 @@ export type ContainerRef = Message<"tinderbox.agent.v1.ContainerRef"> & {
  * Use `create(ContainerRefSchema)` to create a new message.
  */
 export const ContainerRefSchema: GenMessage<ContainerRef> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 18);
+  messageDesc(file_tinderbox_agent_v1_agent, 19);
 
 /**
  * @generated from message tinderbox.agent.v1.Signal
@@ -994,9 +1061,11 @@ export type Signal = Message<"tinderbox.agent.v1.Signal"> & {
  * Use `create(SignalSchema)` to create a new message.
  */
 export const SignalSchema: GenMessage<Signal> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 19);
+  messageDesc(file_tinderbox_agent_v1_agent, 20);
 
 /**
+ * One that is still being made is waited for, 60 s at most.
+ *
  * @generated from message tinderbox.agent.v1.DeleteContainer
  */
 export type DeleteContainer = Message<"tinderbox.agent.v1.DeleteContainer"> & {
@@ -1018,7 +1087,7 @@ export type DeleteContainer = Message<"tinderbox.agent.v1.DeleteContainer"> & {
  * Use `create(DeleteContainerSchema)` to create a new message.
  */
 export const DeleteContainerSchema: GenMessage<DeleteContainer> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 20);
+  messageDesc(file_tinderbox_agent_v1_agent, 21);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerState
@@ -1079,7 +1148,7 @@ export type ContainerState = Message<"tinderbox.agent.v1.ContainerState"> & {
  * Use `create(ContainerStateSchema)` to create a new message.
  */
 export const ContainerStateSchema: GenMessage<ContainerState> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 21);
+  messageDesc(file_tinderbox_agent_v1_agent, 22);
 
 /**
  * @generated from enum tinderbox.agent.v1.ContainerState.Status
@@ -1115,7 +1184,7 @@ export type ContainerState_Status = (typeof ContainerState_Status)[keyof typeof 
  * Describes the enum tinderbox.agent.v1.ContainerState.Status.
  */
 export const ContainerState_StatusSchema: GenEnum<ContainerState_Status> = /*@__PURE__*/
-  enumDesc(file_tinderbox_agent_v1_agent, 21, 0);
+  enumDesc(file_tinderbox_agent_v1_agent, 22, 0);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerList
@@ -1132,7 +1201,7 @@ export type ContainerList = Message<"tinderbox.agent.v1.ContainerList"> & {
  * Use `create(ContainerListSchema)` to create a new message.
  */
 export const ContainerListSchema: GenMessage<ContainerList> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 22);
+  messageDesc(file_tinderbox_agent_v1_agent, 23);
 
 /**
  * @generated from message tinderbox.agent.v1.Subscribe
@@ -1145,7 +1214,7 @@ export type Subscribe = Message<"tinderbox.agent.v1.Subscribe"> & {
  * Use `create(SubscribeSchema)` to create a new message.
  */
 export const SubscribeSchema: GenMessage<Subscribe> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 23);
+  messageDesc(file_tinderbox_agent_v1_agent, 24);
 
 /**
  * @generated from message tinderbox.agent.v1.Event
@@ -1186,7 +1255,7 @@ export type Event = Message<"tinderbox.agent.v1.Event"> & {
  * Use `create(EventSchema)` to create a new message.
  */
 export const EventSchema: GenMessage<Event> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 24);
+  messageDesc(file_tinderbox_agent_v1_agent, 25);
 
 /**
  * @generated from message tinderbox.agent.v1.ReopenLog
@@ -1210,7 +1279,7 @@ export type ReopenLog = Message<"tinderbox.agent.v1.ReopenLog"> & {
  * Use `create(ReopenLogSchema)` to create a new message.
  */
 export const ReopenLogSchema: GenMessage<ReopenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 25);
+  messageDesc(file_tinderbox_agent_v1_agent, 26);
 
 /**
  * @generated from message tinderbox.agent.v1.UpdateContainer
@@ -1241,7 +1310,7 @@ export type UpdateContainer = Message<"tinderbox.agent.v1.UpdateContainer"> & {
  * Use `create(UpdateContainerSchema)` to create a new message.
  */
 export const UpdateContainerSchema: GenMessage<UpdateContainer> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 26);
+  messageDesc(file_tinderbox_agent_v1_agent, 27);
 
 /**
  * @generated from message tinderbox.agent.v1.ContainerStats
@@ -1329,7 +1398,7 @@ export type ContainerStats = Message<"tinderbox.agent.v1.ContainerStats"> & {
  * Use `create(ContainerStatsSchema)` to create a new message.
  */
 export const ContainerStatsSchema: GenMessage<ContainerStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 27);
+  messageDesc(file_tinderbox_agent_v1_agent, 28);
 
 /**
  * How long tasks waited for want of something (PSI); unset where the kernel does not say.
@@ -1358,7 +1427,7 @@ export type Pressure = Message<"tinderbox.agent.v1.Pressure"> & {
  * Use `create(PressureSchema)` to create a new message.
  */
 export const PressureSchema: GenMessage<Pressure> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 28);
+  messageDesc(file_tinderbox_agent_v1_agent, 29);
 
 /**
  * @generated from message tinderbox.agent.v1.Stalls
@@ -1384,7 +1453,7 @@ export type Stalls = Message<"tinderbox.agent.v1.Stalls"> & {
  * Use `create(StallsSchema)` to create a new message.
  */
 export const StallsSchema: GenMessage<Stalls> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 29);
+  messageDesc(file_tinderbox_agent_v1_agent, 30);
 
 /**
  * @generated from message tinderbox.agent.v1.Stall
@@ -1418,7 +1487,7 @@ export type Stall = Message<"tinderbox.agent.v1.Stall"> & {
  * Use `create(StallSchema)` to create a new message.
  */
 export const StallSchema: GenMessage<Stall> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 30);
+  messageDesc(file_tinderbox_agent_v1_agent, 31);
 
 /**
  * @generated from message tinderbox.agent.v1.HugePages
@@ -1449,7 +1518,7 @@ export type HugePages = Message<"tinderbox.agent.v1.HugePages"> & {
  * Use `create(HugePagesSchema)` to create a new message.
  */
 export const HugePagesSchema: GenMessage<HugePages> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 31);
+  messageDesc(file_tinderbox_agent_v1_agent, 32);
 
 /**
  * @generated from message tinderbox.agent.v1.DeviceIo
@@ -1491,7 +1560,7 @@ export type DeviceIo = Message<"tinderbox.agent.v1.DeviceIo"> & {
  * Use `create(DeviceIoSchema)` to create a new message.
  */
 export const DeviceIoSchema: GenMessage<DeviceIo> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 32);
+  messageDesc(file_tinderbox_agent_v1_agent, 33);
 
 /**
  * @generated from message tinderbox.agent.v1.PodStats
@@ -1522,7 +1591,7 @@ export type PodStats = Message<"tinderbox.agent.v1.PodStats"> & {
  * Use `create(PodStatsSchema)` to create a new message.
  */
 export const PodStatsSchema: GenMessage<PodStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 33);
+  messageDesc(file_tinderbox_agent_v1_agent, 34);
 
 /**
  * @generated from message tinderbox.agent.v1.InterfaceStats
@@ -1579,7 +1648,7 @@ export type InterfaceStats = Message<"tinderbox.agent.v1.InterfaceStats"> & {
  * Use `create(InterfaceStatsSchema)` to create a new message.
  */
 export const InterfaceStatsSchema: GenMessage<InterfaceStats> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 34);
+  messageDesc(file_tinderbox_agent_v1_agent, 35);
 
 /**
  * @generated from message tinderbox.agent.v1.TerminalSize
@@ -1601,7 +1670,7 @@ export type TerminalSize = Message<"tinderbox.agent.v1.TerminalSize"> & {
  * Use `create(TerminalSizeSchema)` to create a new message.
  */
 export const TerminalSizeSchema: GenMessage<TerminalSize> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 35);
+  messageDesc(file_tinderbox_agent_v1_agent, 36);
 
 /**
  * @generated from message tinderbox.agent.v1.ExitStatus
@@ -1632,7 +1701,7 @@ export type ExitStatus = Message<"tinderbox.agent.v1.ExitStatus"> & {
  * Use `create(ExitStatusSchema)` to create a new message.
  */
 export const ExitStatusSchema: GenMessage<ExitStatus> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 36);
+  messageDesc(file_tinderbox_agent_v1_agent, 37);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenExec
@@ -1690,7 +1759,7 @@ export type OpenExec = Message<"tinderbox.agent.v1.OpenExec"> & {
  * Use `create(OpenExecSchema)` to create a new message.
  */
 export const OpenExecSchema: GenMessage<OpenExec> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 37);
+  messageDesc(file_tinderbox_agent_v1_agent, 38);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenAttach
@@ -1722,7 +1791,7 @@ export type OpenAttach = Message<"tinderbox.agent.v1.OpenAttach"> & {
  * Use `create(OpenAttachSchema)` to create a new message.
  */
 export const OpenAttachSchema: GenMessage<OpenAttach> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 38);
+  messageDesc(file_tinderbox_agent_v1_agent, 39);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenLog
@@ -1746,7 +1815,7 @@ export type OpenLog = Message<"tinderbox.agent.v1.OpenLog"> & {
  * Use `create(OpenLogSchema)` to create a new message.
  */
 export const OpenLogSchema: GenMessage<OpenLog> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 39);
+  messageDesc(file_tinderbox_agent_v1_agent, 40);
 
 /**
  * @generated from message tinderbox.agent.v1.OpenTcp
@@ -1763,5 +1832,5 @@ export type OpenTcp = Message<"tinderbox.agent.v1.OpenTcp"> & {
  * Use `create(OpenTcpSchema)` to create a new message.
  */
 export const OpenTcpSchema: GenMessage<OpenTcp> = /*@__PURE__*/
-  messageDesc(file_tinderbox_agent_v1_agent, 40);
+  messageDesc(file_tinderbox_agent_v1_agent, 41);
 
