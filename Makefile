@@ -16,7 +16,7 @@ demo: build ## all set-up, then both demos of the talk and one of our own, and w
 build: ## everything a host needs: launchers in bin/, the agent, the guest's kernel and initramfs
 	@tools/setup.sh packages cgroups node native guest
 
-test: build check unit contract e2e conformance ## all set-up, then lint, types, layers, unit, contract and end-to-end tests, and critest on crun
+test: build check unit contract e2e conformance ## all set-up, then lint, types, layers, unit, contract and end-to-end tests, and critest on every handler
 
 check: ## fast: format, lint, types, layers, clippy
 	@tools/setup.sh node
@@ -34,9 +34,9 @@ e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and 
 	@tools/setup.sh clients kubelet checkpoint node22
 	@tools/test.sh e2e
 
-conformance: build ## Kubernetes' critest on a handler (HANDLER=crun|runc|firecracker, ARGS="--websocket")
-	@tools/setup.sh conformance
-	@node tests/conformance/run.ts $(or $(HANDLER),crun) $(ARGS)
+conformance: build ## Kubernetes' critest on every handler, or one (HANDLER=crun|runc|firecracker|containerd, see docs/conformance.md)
+	@tools/setup.sh conformance $(if $(findstring containerd,$(HANDLER)),peers)
+	@node tests/conformance/run.ts $(HANDLER) $(ARGS)
 
 bench: build ## ratios to containerd with runc, and to the bare VMM, in one run (ARGS="--rounds 3 --json")
 	@tools/setup.sh peers

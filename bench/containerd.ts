@@ -7,11 +7,12 @@ import { peers } from "./places.ts";
 
 export type Peer = { readonly socket: string; readonly pid: number; stop(): Promise<void> };
 
-/** Starts containerd with everything below `directory`. `pauseImage` is the image of its sandboxes. */
+/** Starts containerd with everything below `directory`. `pauseImage` is the image of its sandboxes, `registryHosts` a directory of mirrors as containerd has them. */
 export async function startContainerd(
   directory: string,
   cniConfDir: string,
   pauseImage: string,
+  registryHosts = "",
 ): Promise<Peer> {
   mkdirSync(directory, { recursive: true });
   const socket = join(directory, "containerd.sock");
@@ -28,6 +29,8 @@ address = "${socket}"
 snapshotter = "overlayfs"
 [${cri}.images'.pinned_images]
 sandbox = "${pauseImage}"
+[${cri}.images'.registry]
+config_path = "${registryHosts}"
 [${cri}.runtime']
 restrict_oom_score_adj = true
 [${cri}.runtime'.cni]

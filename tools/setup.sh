@@ -141,6 +141,12 @@ conformance() {
       go build -trimpath -ldflags "-s -w" -o bin/ginkgo github.com/onsi/ginkgo/v2/ginkgo &&
       go test -c -trimpath -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0" -o bin/critest sigs.k8s.io/cri-tools/cmd/critest'
   fi
+  local newest=tests/clients-critest
+  if ! newer $newest/bin/critest $newest/go.mod $newest/go.sum; then
+    step "critest v1.37.0" "the newest, with specs of image volumes and metrics" env -C $newest CGO_ENABLED=0 sh -c '
+      go build -trimpath -ldflags "-s -w" -o bin/ginkgo github.com/onsi/ginkgo/v2/ginkgo &&
+      go test -c -trimpath -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.37.0" -o bin/critest sigs.k8s.io/cri-tools/cmd/critest'
+  fi
   if [ ! -e .cache/conformance/debian/usr/sbin/nginx ]; then
     step "conformance images" "busybox, procps, util-linux and nginx, unpacked" sh -c '
       rm -rf .cache/conformance/debian && mkdir -p .cache/conformance &&
@@ -167,9 +173,11 @@ peers() {
       env -C bench/peers/containerd CGO_ENABLED=0 go build -trimpath -tags no_btrfs -ldflags "-s -w" -o "$root/.cache/peers/" \
       github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
   fi
-  if ! newer .cache/peers/runc bench/peers/runc; then
+  if ! newer .cache/peers/runc bench/peers/runc || ! .cache/peers/runc --version | grep -q libseccomp; then
+    [ "$(dpkg-query -W -f '${db:Status-Status}' libseccomp-dev 2>/dev/null || true)" = installed ] ||
+      step "libseccomp" "runc with seccomp, as every distribution has it" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libseccomp-dev
     step "runc 1.5.2" "containerd's OCI runtime, from the Go module proxy" \
-      env -C bench/peers/runc go build -trimpath -ldflags "-s -w" -o "$root/.cache/peers/runc" github.com/opencontainers/runc
+      env -C bench/peers/runc CGO_ENABLED=1 go build -trimpath -tags seccomp -ldflags "-s -w" -o "$root/.cache/peers/runc" github.com/opencontainers/runc
   fi
 }
 

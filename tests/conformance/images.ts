@@ -41,7 +41,9 @@ async function layerOf(tree: Tree): Promise<Buffer> {
     }
     if (entry.kind === "directory")
       tar.entry({ name: `${path}/`, type: "directory", mode: entry.mode, mtime });
-    else if (entry.kind === "link") tar.entry({ name: path, type: "link", linkname: entry.to, mtime });
+    // containerd gives the file the mode of its last link.
+    else if (entry.kind === "link")
+      tar.entry({ name: path, type: "link", linkname: entry.to, mode: 0o755, mtime });
     else tar.entry({ name: path, mode: entry.mode, mtime }, entry.content);
   }
   tar.finalize();

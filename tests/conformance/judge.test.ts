@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { judge, parseExceptions, parseJunit } from "./judge.ts";
+import { difference, type Expected, judge, parseExceptions, parseJunit } from "./judge.ts";
 
 const xml = `<testsuites><testsuite><testcase name="[SynchronizedBeforeSuite]" status="passed"></testcase>
 <testcase name="[It] [k8s.io] A &#34;quoted&#34; &amp; &lt;b&gt; [Serial]" classname="c" status="passed" time="1"></testcase>
@@ -20,7 +20,8 @@ test("parseJunit: specs with their names as written and their fate", () => {
 
 test("judge: what is not on the list passes, what is on it does not, and the list names real specs", () => {
   const results = parseJunit(xml);
-  const faults = (list: string): readonly string[] => judge(results, parseExceptions(list), true).faults;
+  const faults = (list: string): readonly string[] =>
+    judge(results, parseExceptions(list), { specs: 4 }).faults;
   assert.deepEqual(faults("b | why\nc | why\n# comment\nd | why"), []);
   assert.deepEqual(faults("b | why\nd | why"), ["skipped: c"]);
   assert.deepEqual(faults('b | w\nc | w\nd | w\n[k8s.io] A "quoted" & <b> | w'), [
@@ -29,5 +30,21 @@ test("judge: what is not on the list passes, what is on it does not, and the lis
   assert.deepEqual(faults('b | w\nc | w\nd | w\n?[k8s.io] A "quoted" & <b> | w'), []);
   assert.deepEqual(faults("b | w\nc | w\nd | w\ne | w"), ["on the list, but critest has no such spec: e"]);
   assert.throws(() => parseExceptions("b"), /SPEC . REASON/);
-  assert.deepEqual(judge([], new Map(), true).faults, ["the report holds no spec"]);
+});
+
+test("judge: a spec that vanished is a fault, in a run of all and in one of some", () => {
+  const list = parseExceptions("b | w\nc | w\nd | w");
+  const faults = (expected: Expected | undefined, results = parseJunit(xml)): readonly string[] =>
+    judge(results, list, expected).faults;
+  assert.deepEqual(faults({ specs: 5 }), ["critest has 4 specs, where 5 are expected"]);
+  assert.deepEqual(faults({ specs: 4, passes: 1 }), []);
+  assert.deepEqual(faults({ specs: 4, passes: 2 }), ["1 specs pass, where 2 are expected"]);
+  assert.deepEqual(faults(undefined), []);
+  assert.deepEqual(faults(undefined, []), ["no spec passes"]);
+});
+
+test("difference: what passes in one report only", () => {
+  const passed = parseJunit(xml);
+  assert.deepEqual(difference(passed, []), ['[k8s.io] A "quoted" & <b>']);
+  assert.deepEqual(difference(passed, passed), []);
 });

@@ -42,14 +42,18 @@ export function parseExceptions(text: string): Exceptions {
   return list;
 }
 
-/** Everything that is not as it should be, a line each. `isWhole`: the run was of all specs. */
+/** How many specs a report holds, and, where only some were run, how many of them pass. */
+export type Expected = { readonly specs: number; readonly passes?: number };
+
+/** Everything that is not as it should be, a line each. Without `expected` it was a run by hand of what somebody chose. */
 export function judge(
   results: readonly SpecResult[],
   exceptions: Exceptions,
-  isWhole: boolean,
+  expected: Expected | undefined,
 ): { readonly summary: string; readonly faults: readonly string[] } {
   const count = (status: SpecResult["status"]): number =>
     results.filter((one) => one.status === status).length;
+  const isWhole = expected !== undefined && expected.passes === undefined;
   const faults = results.flatMap(({ name, status }) => {
     const exception = exceptions.get(name);
     if (exception)
@@ -57,12 +61,23 @@ export function judge(
     if (status === "passed" || (status === "skipped" && !isWhole)) return [];
     return [`${status}: ${name}`];
   });
+  const passed = count("passed");
+  if (expected && results.length !== expected.specs)
+    faults.push(`critest has ${results.length} specs, where ${expected.specs} are expected`);
+  if (expected?.passes !== undefined && passed !== expected.passes)
+    faults.push(`${passed} specs pass, where ${expected.passes} are expected`);
   if (isWhole) {
     const names = new Set(results.map(({ name }) => name));
     for (const name of exceptions.keys())
       if (!names.has(name)) faults.push(`on the list, but critest has no such spec: ${name}`);
-    if (results.length === 0) faults.push("the report holds no spec");
   }
-  const summary = `${results.length} specs: ${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped, of which ${faults.length} not as its list says`;
+  if (passed === 0) faults.push("no spec passes");
+  const summary = `${results.length} specs: ${passed} passed, ${count("failed")} failed, ${count("skipped")} skipped, of which ${faults.length} not as its list says`;
   return { summary, faults };
+}
+
+/** What passes in one report and not in the other, a line each. */
+export function difference(one: readonly SpecResult[], other: readonly SpecResult[]): readonly string[] {
+  const passed = new Set(other.filter(({ status }) => status === "passed").map(({ name }) => name));
+  return one.filter(({ name, status }) => status === "passed" && !passed.has(name)).map(({ name }) => name);
 }
