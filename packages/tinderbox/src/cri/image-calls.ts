@@ -1,7 +1,7 @@
 /** ListImages, StreamImages, ImageStatus, PullImage, RemoveImage, ImageFsInfo. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { TinderboxError } from "../base/errors.ts";
-import type { Image } from "../image/contract.ts";
+import type { Image, ImageConfig } from "../image/contract.ts";
 import type { ImageFilter, ImageSchema, ImageSpec } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { inChunks } from "./chunks.ts";
 import type { CriContext, ImageCalls } from "./cri-context.ts";
@@ -40,6 +40,20 @@ function asKubeletKnows(cause: unknown): never {
   });
 }
 
+/** As the OCI image specification spells it, which is what people look for in `crictl inspecti`. */
+function ociConfig(config: ImageConfig): object {
+  return {
+    User: config.user,
+    Env: config.env,
+    Entrypoint: config.entrypoint,
+    Cmd: config.cmd,
+    WorkingDir: config.workingDir,
+    Labels: config.labels,
+    StopSignal: config.stopSignal,
+    Volumes: Object.fromEntries(config.volumes.map((path) => [path, {}])),
+  };
+}
+
 /** All calls of the image service. */
 export function imageCalls({ engine: { images } }: CriContext): ImageCalls {
   const select = (filter: ImageFilter | undefined): readonly Image[] => {
@@ -59,7 +73,7 @@ export function imageCalls({ engine: { images } }: CriContext): ImageCalls {
       const { config, fsType, blockPath } = found;
       return {
         image: toCri(found),
-        info: verboseInfo(verbose, { imageSpec: { config }, fsType, blockPath }),
+        info: verboseInfo(verbose, { imageSpec: { config: ociConfig(config) }, fsType, blockPath }),
       };
     },
     pullImage: async ({ image, auth }, { signal }) => {

@@ -42,12 +42,16 @@ async function toClient(target: Duplex, data: SpdyStream): Promise<void> {
 }
 
 async function copyBothWays(data: SpdyStream, target: Duplex): Promise<void> {
-  const upward = fromClient(data, target);
-  const downward = toClient(target, data);
-  // A client that resets the stream, or goes, wants nothing more of the pod, which may not say anything for hours.
-  upward.catch(() => target.destroy());
+  // A client that resets the stream or goes, wants no more of the pod, which may say nothing for hours: client-go resets it at the end of every connection, and takes
+  // text on the error stream for the end of all of them.
+  let isReset = false;
+  const upward = fromClient(data, target).catch((thrown: unknown) => {
+    if (!(thrown instanceof TinderboxError) || thrown.code !== "ABORTED") return;
+    isReset = true;
+    target.destroy();
+  });
   try {
-    await downward;
+    await toClient(target, data);
     // The pod's side is over; what the client still sends has a moment, then nobody to read it.
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise<void>((resolve) => {
@@ -55,6 +59,8 @@ async function copyBothWays(data: SpdyStream, target: Duplex): Promise<void> {
     });
     await Promise.race([upward, late]);
     clearTimeout(timer);
+  } catch (cause) {
+    if (!isReset) throw cause;
   } finally {
     data.input.discard();
     target.destroy();

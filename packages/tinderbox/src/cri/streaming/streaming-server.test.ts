@@ -174,6 +174,21 @@ test("SPDY port-forward: a client that goes while the pod is dialled leaves no c
   await dropped.promise;
 });
 
+test("SPDY port-forward: a stream that the client resets, as client-go ends each of its connections, is no error", async (context) => {
+  const client = await SpdyClient.open(server.portForwardUrl({ podId: "p" }), "portforward.k8s.io");
+  context.after(() => client.destroy());
+  for (const [n, id] of [1, 5].entries()) {
+    client.open(id, { streamtype: "error", port: "80", requestid: String(n) });
+    client.open(id + 2, { streamtype: "data", port: "80", requestid: String(n) });
+  }
+  void client.send(3, "over", true);
+  assert.equal(await client.end(3), "over");
+  client.reset(3);
+  assert.equal(await client.end(1), "");
+  client.reset(7);
+  assert.equal(await client.end(5), "");
+});
+
 test("WebSocket exec: v5 channels, the close signal for stdin, exit status", async () => {
   const socket = new WebSocket(server.execUrl(session), ["v5.channel.k8s.io", "v4.channel.k8s.io"]);
   const channels: string[] = ["", "", "", ""];
