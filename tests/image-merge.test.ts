@@ -274,7 +274,7 @@ const paxOf = (record: string): Buffer =>
 
 describe("refused, with nothing made", () => {
   const cases: Record<string, [RegExp, () => Promise<Stored[]> | Stored[], Partial<MergeLimits>?]> = {
-    "a path out of the image": [
+    "14, a path out of the image (CVE-2021-32760)": [
       /"\.\.\/x": the path leaves the image/,
       () => [Buffer.concat([raw({ name: "../x" }), end])],
     ],
@@ -331,7 +331,7 @@ describe("refused, with nothing made", () => {
       /sparse entries are not supported/,
       () => [Buffer.concat([raw({ name: "a", flag: "S", magic: "ustar  \0" }), end])],
     ],
-    "a pax sparse file": [
+    "12, a pax sparse file (CVE-2025-58183)": [
       /sparse entries are not supported/,
       () => [Buffer.concat([paxOf("22 GNU.sparse.major=1\n"), raw({ name: "a" }), end])],
     ],
@@ -402,7 +402,7 @@ describe("refused, with nothing made", () => {
         return [{ bytes, unpacked }];
       },
     ],
-    "a gzip bomb": [
+    "13, a gzip bomb (no CVE)": [
       /over the size limit/,
       () => {
         const unpacked = Buffer.concat([raw({ name: "a", size: 64 << 20 }), Buffer.alloc(64 << 20), end]);
@@ -426,7 +426,7 @@ describe("refused, with nothing made", () => {
       },
       { maxBytes: 16 << 20 },
     ],
-    "too many entries": [
+    "13, too many entries (no CVE)": [
       /more than 1000 layer entries/,
       () => [Buffer.concat([...Array.from({ length: 1001 }, () => raw({ name: "a" })), end])],
       { maxEntries: 1000 },
@@ -447,7 +447,7 @@ describe("refused, with nothing made", () => {
     });
     assert.deepEqual(readdirSync(join(work, "out")), []);
   });
-  test("absolute links and `..` in links are the container's business", async () => {
+  test("14, absolute links and `..` in links are the container's business (CVE-2021-32760)", async () => {
     const lines = await brief(
       await tar(
         symlink("host", "/etc"),

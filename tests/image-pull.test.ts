@@ -246,7 +246,7 @@ describe("faults that stay", () => {
           response.end(layer.subarray(0, 100));
         }),
     ],
-    "a body with another digest": [
+    "15, a body with another digest (CVE-2020-15157)": [
       "IMAGE_DIGEST",
       /blob sha256:\w+ came with the digest sha256:/,
       () =>
@@ -261,7 +261,7 @@ describe("faults that stay", () => {
       /is longer than \d+ bytes/,
       () => at(layerAt, ({ response }) => tooLarge(response)),
     ],
-    "a manifest that never ends": [
+    "12, a manifest that never ends (CVE-2023-25153)": [
       "IMAGE_MALFORMED",
       /the manifest is over 4194304 bytes/,
       () => at(manifestPath, ({ response }) => tooLarge(response)),
@@ -305,7 +305,7 @@ describe("faults that stay", () => {
       /config\.size/,
       () => withManifest({ config: { ...config, size: -1 }, layers: [] }),
     ],
-    "257 layers": [
+    "13, 257 layers (no CVE)": [
       "IMAGE_MALFORMED",
       /layers: .*256/,
       () => withManifest({ config, layers: Array.from({ length: 257 }, () => config) }),
@@ -315,7 +315,7 @@ describe("faults that stay", () => {
       /config is over 8 MiB/,
       () => withManifest({ config: { ...config, size: 9 << 20 }, layers: [] }),
     ],
-    "a layer of no distribution": [
+    "15, a layer of no distribution (CVE-2020-15157)": [
       "IMAGE_MALFORMED",
       /is not distributable/,
       () =>
@@ -486,7 +486,7 @@ describe("authorization", () => {
     assert.equal(tokenRequests.length, 1);
   });
 
-  test("basic: demanded, given, and kept from another host that a redirect leads to", async () => {
+  test("15, basic: demanded, given, and kept from another host that a redirect leads to (CVE-2020-15157)", async () => {
     const basic = `Basic ${Buffer.from("me:secret").toString("base64")}`;
     registry.misbehave = (exchange) => {
       if (exchange.request.headers.authorization !== basic)

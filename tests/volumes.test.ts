@@ -300,7 +300,7 @@ describe("volumes of a microVM", () => {
     }
   });
 
-  test("a symlink is followed in the container, never on the host", () => {
+  test("23, a symlink is followed in the container, never on the host (CVE-2026-47243)", () => {
     symlinkSync(host("outside"), host("data/absolute"));
     symlinkSync("../outside", host("data/relative"));
     symlinkSync("/etc/hostname", host("data/hostname"));
@@ -409,7 +409,7 @@ describe("volumes of a microVM", () => {
     assert.equal(sh(main, `${waits}; cat /slow/written*`), "written1\n1\nwritten2\n2\nwritten3\n3");
   });
 
-  test("the server sees nothing but the volumes, and may do nothing but serve files", () => {
+  test("23, the server sees nothing but the volumes, and may do nothing but serve files (CVE-2026-47243)", () => {
     const pid = serverOf(pod.id);
     const status = readFileSync(`/proc/${pid}/status`, "utf8");
     assert.match(status, /^CapEff:\s+00000000800000df$/m);

@@ -7,9 +7,11 @@ import { binDirectory, guestDirectory, nativeProgram } from "../base/paths.ts";
 import { CdiRegistry } from "../cdi/cdi-registry.ts";
 import { defaultSpecDirs } from "../cdi/contract.ts";
 import { chooseJailer } from "../guest/choose-jailer.ts";
-import { bootTest, chooseVmm, findProgram } from "../guest/choose-vmm.ts";
+import { bootTest, chooseVmm } from "../guest/choose-vmm.ts";
 import { loadGuest } from "../guest/guest-artefacts.ts";
 import { criuSupport } from "../native/criu-support.ts";
+import { findProgram } from "../native/find-program.ts";
+import { describeEscapes, findKnownEscapes, knownEscapes } from "../native/known-escapes.ts";
 import { tryRun } from "../native/run.ts";
 import type { GlobalOptions } from "./cri-clients.ts";
 import { printJson } from "./output.ts";
@@ -52,9 +54,13 @@ const programs = [
 
 async function program(name: string, use: string, debianPackage: string): Promise<Finding> {
   const path = await findProgram(name);
-  return path === undefined
-    ? missing(name, `not on PATH; it is for ${use}`, `apt-get install ${debianPackage}`)
-    : ok(name, path);
+  if (path === undefined)
+    return missing(name, `not on PATH; it is for ${use}`, `apt-get install ${debianPackage}`);
+  if (!(name in knownEscapes)) return ok(name, path);
+  const escapes = await findKnownEscapes(path).then(describeEscapes, () => "");
+  return escapes === ""
+    ? ok(name, path)
+    : note(name, `${path}: ${escapes}`, `a newer ${name}, or another handler`);
 }
 
 function cgroups(): Finding {

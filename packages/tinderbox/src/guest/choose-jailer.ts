@@ -5,7 +5,7 @@ import { readVmmVersion } from "@tinderbox/firecracker";
 import { TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { binDirectory } from "../base/paths.ts";
-import { findProgram } from "./choose-vmm.ts";
+import { findProgram } from "../native/find-program.ts";
 
 /**
  * The jailer for `setting` (`auto`, `none` or a path) and that VMM; undefined when it is to run without one.

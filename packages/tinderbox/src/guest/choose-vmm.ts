@@ -3,15 +3,15 @@
  * nothing (nested or emulated KVM may not run a stock kernel), so a guest is booted once and the outcome remembered.
  */
 import { createHash } from "node:crypto";
-import { constants } from "node:fs";
-import { access, mkdtemp, readFile, rm, stat } from "node:fs/promises";
+import { mkdtemp, readFile, rm, stat } from "node:fs/promises";
 import { cpus, tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { launchMachine, listenVsock } from "@tinderbox/firecracker";
 import { TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { binDirectory } from "../base/paths.ts";
 import { writeFileAtomic } from "../base/write-file.ts";
+import { findProgram } from "../native/find-program.ts";
 
 export type GuestFiles = { readonly kernel: string; readonly initrd: string };
 
@@ -19,22 +19,6 @@ export type GuestFiles = { readonly kernel: string; readonly initrd: string };
 const agentPort = 1024;
 /** A guest under KVM calls within half a second. */
 const bootTestMs = 15_000;
-
-/** The file that a program's name or path means; undefined when there is none. */
-export async function findProgram(name: string): Promise<string | undefined> {
-  const places = name.includes("/")
-    ? [name]
-    : (process.env["PATH"] ?? "").split(delimiter).map((dir) => join(dir, name));
-  for (const path of places) {
-    try {
-      await access(path, constants.X_OK);
-      return path;
-    } catch {
-      // the next one
-    }
-  }
-  return undefined;
-}
 
 async function stamp(path: string): Promise<string> {
   const { size, mtimeMs } = await stat(path);

@@ -38,6 +38,11 @@ export type MountSourceInit = NonNullable<MountInit["source"]>;
 export type BlockDeviceInit = MessageInitShape<typeof BlockDeviceSchema>;
 export type VolumeInit = MessageInitShape<typeof VolumeSchema>;
 
+type StateRequest = Extract<
+  RequestBody,
+  { readonly case: "createContainer" | "startContainer" | "containerState" }
+>;
+
 /** What an AgentSandbox asks of the kind of place it is in. */
 export type Place = {
   readonly kind: "host" | "microvm";
@@ -143,10 +148,13 @@ export class AgentSandbox implements Sandbox {
     return (await this.control()).call(body, signal);
   }
 
-  async #callForState(body: RequestBody, signal?: AbortSignal): Promise<ContainerState> {
+  async #callForState(body: StateRequest, signal?: AbortSignal): Promise<ContainerState> {
     const response = await this.#call(body, signal);
     if (response.body.case !== "container")
       throw new TinderboxError("AGENT", `${body.case}: the agent's answer has no container state`);
+    // The agent of a guest may be an attacker's: its answer is about this container or no answer.
+    if (response.body.value.id !== body.value.id)
+      throw new TinderboxError("AGENT", `${body.case}: the agent's answer is about another container`);
     return response.body.value;
   }
 

@@ -42,8 +42,8 @@ async function toClient(target: Duplex, data: SpdyStream): Promise<void> {
 }
 
 async function copyBothWays(data: SpdyStream, target: Duplex): Promise<void> {
-  // A client that resets the stream or goes, wants no more of the pod, which may say nothing for hours: client-go resets it at the end of every connection, and takes
-  // text on the error stream for the end of all of them.
+  // A client that resets the stream, or goes, wants nothing more of the pod, which may not say anything for hours. It is no
+  // fault: client-go resets it at the end of every connection, and takes text on the error stream for the end of all.
   let isReset = false;
   const upward = fromClient(data, target).catch((thrown: unknown) => {
     if (!(thrown instanceof TinderboxError) || thrown.code !== "ABORTED") return;

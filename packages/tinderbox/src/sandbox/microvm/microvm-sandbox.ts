@@ -243,7 +243,8 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     }
     const control = await AgentConnection.open(socket, { signal });
     undo.defer("close the agent's connection", () => control.close());
-    await configureGuest(control, record, signal);
+    // A guest that calls and then says nothing has no more time than one that does not call.
+    await configureGuest(control, record, booted);
     const { sandbox } = await makeSandbox(record, vmm, machine, control);
     return sandbox;
   }
