@@ -539,6 +539,29 @@ for (const handler of ["crun", "firecracker"]) {
       }
     });
 
+    test("containers are removed while their pod is stopped: every call is good", async () => {
+      const other = files(`racing-${handler}`);
+      const racing = ok("runp", "--runtime", handler, other.pod);
+      const made = [1, 2, 3, 4, 5, 6].map((n) => {
+        const one = files(`racing-${handler}-${n}`);
+        return ok("create", racing, one.container, other.pod);
+      });
+      const begin = async (...args: string[]): Promise<string> => {
+        const child = spawn(crictlPath, ["--config", clientConfig, ...args], {
+          stdio: ["ignore", "ignore", "pipe"],
+        });
+        let said = "";
+        child.stderr.on("data", (chunk: Buffer) => {
+          said += chunk.toString("utf8");
+        });
+        const [code] = await once(child, "close");
+        return code === 0 ? "" : said;
+      };
+      const calls = [...made.map((id) => begin("rm", "-f", id)), begin("stopp", racing)];
+      assert.deepEqual((await Promise.all(calls)).filter(Boolean), []);
+      ok("rmp", racing);
+    });
+
     test("stats, statsp, metricsp, metricdescs", () => {
       const [{ attributes, memory, cpu }] = json("stats", "--id", container, "-o", "json").stats;
       assert.equal(attributes.id, container);

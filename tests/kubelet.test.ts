@@ -22,6 +22,7 @@ import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { crictl } from "./support/crictl.ts";
 import { startDaemon, type TestDaemon } from "./support/daemon.ts";
 import { eventually, TestKubelet } from "./support/kubelet.ts";
+import { forwardThroughKubelet } from "./support/kubelet-port-forward.ts";
 import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
 import { makeKey } from "./support/sign-image.ts";
 import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
@@ -38,6 +39,19 @@ async function freePort(): Promise<number> {
 /** Log lines of the kubelet about what a runtime does that are no fault: a container asked for after its removal, a call it took back itself, a line that gives no reason (the one before does). */
 const harmless =
   /Missing actuated pod level resource record|"Failed to stop sandbox" podSandboxID|ContainerStatus from runtime service failed.*NotFound|CrashLoopBackOff|code = Canceled/;
+
+/** Errors of a kubelet without an API server, at each of its starts, or on a host like these, whose root device its cAdvisor does not find. */
+const ofTheKubelet = new RegExp(
+  [
+    "Failed to set rlimit",
+    "Skipping pod synchronization",
+    "Failed to set some node status fields",
+    "cannot find filesystem info for device",
+    "Failed to read data from checkpoint",
+    "failed to check if node is newer",
+    "Failed to ensure process in container with oom score",
+  ].join("|"),
+);
 
 for (const handler of ["crun", "firecracker"]) {
   describe(`kubelet on ${handler}`, () => {
@@ -172,6 +186,58 @@ keys = ["${join(work, "cosign.pub")}"]
         .flatMap(({ repoTags }) => repoTags.map((tag) => tag.slice(registry.host.length + 1)))
         .sort();
     };
+    /** Fails once in an init container and once in its container, then succeeds; its sidecar runs until then. */
+    const job = (): object => ({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "job", namespace: "default" },
+      spec: {
+        restartPolicy: "OnFailure",
+        terminationGracePeriodSeconds: 10,
+        volumes: [{ name: "shared", emptyDir: {} }],
+        initContainers: [
+          {
+            name: "sidecar",
+            image,
+            restartPolicy: "Always",
+            command: ["sh", "-c", "trap 'exit 0' TERM; touch /shared/sidecar; sleep 100000 & wait"],
+            startupProbe: {
+              exec: { command: ["ls", "/shared/sidecar"] },
+              periodSeconds: 1,
+              timeoutSeconds: 5,
+            },
+            volumeMounts: [{ name: "shared", mountPath: "/shared" }],
+          },
+          {
+            name: "prepare",
+            image,
+            command: [
+              "sh",
+              "-c",
+              "ls /shared/sidecar && mkdir /shared/$(ls /shared | wc -l) && ls /shared/2",
+            ],
+            volumeMounts: [{ name: "shared", mountPath: "/shared" }],
+          },
+        ],
+        containers: [
+          {
+            name: "work",
+            image,
+            command: ["sh", "-c", "mkdir /shared/first 2>/dev/null && { echo again; exit 4; }; echo done"],
+            volumeMounts: [{ name: "shared", mountPath: "/shared" }],
+          },
+        ],
+      },
+    });
+    const never = (): object => ({
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata: { name: "never", namespace: "default" },
+      spec: {
+        restartPolicy: "Never",
+        containers: [{ name: "ends", image, command: ["sh", "-c", "exit 5"] }],
+      },
+    });
     const ready = async (): Promise<string> => {
       const { status } = await kubelet.pod("web");
       const isReady = status.conditions?.find(({ type }) => type === "Ready")?.status;
@@ -293,6 +359,37 @@ keys = ["${join(work, "cosign.pub")}"]
         usedBytes > 1 << 20 && usedBytes <= capacityBytes - availableBytes + (1 << 20),
         `${usedBytes}`,
       );
+    test("restart policies: OnFailure until init container and container succeed, the sidecar with them; Never", async () => {
+      kubelet.writePod("job", job());
+      kubelet.writePod("never", never());
+      await eventually("the job has succeeded", 90, async () => {
+        const { status } = await kubelet.pod("job");
+        assert.equal(status.phase, "Succeeded", JSON.stringify(status));
+        const exits = [...(status.initContainerStatuses ?? []), ...(status.containerStatuses ?? [])].map(
+          ({ name, restartCount, state }) => [name, restartCount, state.terminated?.exitCode],
+        );
+        assert.deepEqual(exits, [
+          ["sidecar", 0, 0],
+          ["prepare", 1, 0],
+          ["work", 1, 0],
+        ]);
+      });
+      assert.equal(await kubelet.get("/containerLogs/default/job-node/work"), "done\n");
+      await eventually("the other has failed", 60, async () => {
+        const { status } = await kubelet.pod("never");
+        assert.equal(status.phase, "Failed", JSON.stringify(status));
+        const [ends] = status.containerStatuses ?? [];
+        assert.deepEqual([ends?.restartCount, ends?.state.terminated?.exitCode], [0, 5]);
+      });
+      for (const name of ["job", "never"]) rmSync(kubelet.podPath(name));
+    });
+
+    test("port-forward: one connection after the other through the kubelet", async () => {
+      const page = "GET /index.html HTTP/1.0\r\n\r\n";
+      const path = "/portForward/default/web-node";
+      for (const answer of await forwardThroughKubelet(port, path, 8080, [page, page, page]))
+        assert.match(answer, /200 OK.*\r\n\r\nfrom init\n$/s);
+      await assert.rejects(forwardThroughKubelet(port, path, 9, [page]), /port 9: .*refused/i);
     });
 
     test("exec by WebSocket: output, standard input and exit code", async () => {
@@ -384,6 +481,22 @@ keys = ["${join(work, "cosign.pub")}"]
         // While the daemon is down, it says so.
         .filter((line) => !/code = Unavailable/.test(line));
       assert.deepEqual(complaints, []);
+    });
+
+    test("no error is repeated in the kubelet's log but those that no runtime could prevent", () => {
+      const counts = new Map<string, number>();
+      for (const line of kubelet.said.split("\n")) {
+        const text = /^E\d{4} \S+ +\d+ (.*)$/.exec(line)?.[1];
+        if (text === undefined || harmless.test(text) || ofTheKubelet.test(text)) continue;
+        // While the daemon is down, it says so; an image without a signature is meant to be complained of.
+        if (/code = Unavailable|connection refused|SignatureValidationFailed/.test(text)) continue;
+        const place = text.replace(/[0-9a-f]{8}-[0-9a-f-]{27}|[0-9a-f]{13,64}/g, "ID").slice(0, 120);
+        counts.set(place, (counts.get(place) ?? 0) + 1);
+      }
+      assert.deepEqual(
+        [...counts].filter(([, count]) => count > 1),
+        [],
+      );
     });
 
     test("nothing is left on the host", async () => {

@@ -177,7 +177,7 @@ for (const handler of ["crun", "firecracker"]) {
       return pid === undefined ? undefined : { pid, files: openFiles(pid), threads: threads(pid) };
     };
 
-    test("a thousand execs that fail (CVE-2022-23471) leave no file, process or thread", async () => {
+    test("3, a thousand execs that fail leave no file, process or thread (CVE-2022-23471)", async () => {
       // An exec takes long in a guest that is emulated.
       const many = handler === "crun" ? 1000 : 50;
       const fail = async (n: number): Promise<void> => {
@@ -259,7 +259,7 @@ for (const handler of ["crun", "firecracker"]) {
       await backTo(files, agent);
     });
 
-    test("input that nobody takes holds no memory, and a client that leaves then is let go", async () => {
+    test("3, input that nobody takes holds no memory, and a client that leaves then is let go (CVE-2025-64329)", async () => {
       const deaf = await start({ command: ["sleep", "100000"], stdin: true });
       const server = await openCommand(
         "spdy",

@@ -114,7 +114,10 @@ export function removeContainer(state: EngineState, entry: ContainerEntry): Prom
     const pod = state.pods.get(podId);
     if (pod?.sandbox && pod.stored.stage === "ready") {
       if (entry.stored.container.phase.kind === "running") await stopContainer(state, entry, 0);
-      await pod.sandbox.deleteContainer(id);
+      await pod.sandbox.deleteContainer(id).catch((cause: unknown) => {
+        // Its pod is being stopped meanwhile, by another call or its own end: what it had goes with the sandbox.
+        if (pod.stored.stage === "ready") throw cause;
+      });
     }
     await releaseImages(state, entry.stored.container);
     state.store.deleteContainer(id);
