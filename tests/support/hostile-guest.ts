@@ -4,7 +4,7 @@
  * does. What it does then is its MODE; what it is told is appended to the file REPORT, a line of JSON each.
  */
 import { appendFileSync } from "node:fs";
-import { createServer } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { connect, type Socket } from "node:net";
 import { dirname, resolve } from "node:path";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -93,29 +93,31 @@ function dial(): void {
   });
 }
 
+async function serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+  let text = "";
+  for await (const chunk of request.setEncoding("utf8")) text += chunk;
+  if (request.method === "GET") {
+    const state = isStarted ? "Running" : "Not started";
+    const facts = {
+      id: "x",
+      state,
+      vmm_version: "1.17.0",
+      app_name: "Firecracker",
+      firecracker_version: "1.17.0",
+    };
+    response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(facts));
+    return;
+  }
+  if (request.url === "/vsock") vsock = resolve(dirname(api), JSON.parse(text).uds_path);
+  response.writeHead(204).end();
+  if (request.url === "/actions" && text.includes("InstanceStart")) {
+    isStarted = true;
+    dial();
+  }
+}
+
 if (vmmArguments.includes("--version")) {
   console.log("Firecracker v1.17.0");
 } else if (api !== "") {
-  createServer(async (request, response) => {
-    let text = "";
-    for await (const chunk of request.setEncoding("utf8")) text += chunk;
-    if (request.method === "GET") {
-      const state = isStarted ? "Running" : "Not started";
-      const facts = {
-        id: "x",
-        state,
-        vmm_version: "1.17.0",
-        app_name: "Firecracker",
-        firecracker_version: "1.17.0",
-      };
-      response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(facts));
-      return;
-    }
-    if (request.url === "/vsock") vsock = resolve(dirname(api), JSON.parse(text).uds_path);
-    response.writeHead(204).end();
-    if (request.url === "/actions" && text.includes("InstanceStart")) {
-      isStarted = true;
-      dial();
-    }
-  }).listen(api);
+  createServer((request, response) => void serve(request, response)).listen(api);
 }
