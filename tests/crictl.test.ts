@@ -302,6 +302,9 @@ describe("crictl about pods and containers", () => {
       ok("create", "--with-pull", pod, container, paths.pod),
     );
     const [one = "", two = ""] = made;
+    // A kubelet that did not hear the answer asks again: the same names are the same pod and container.
+    assert.equal(ok("runp", paths.pod), pod);
+    assert.equal(ok("create", pod, paths.container, paths.pod), one);
     const found = (...args: string[]): readonly string[] =>
       ok("ps", "-q", ...args)
         .split("\n")
@@ -330,6 +333,9 @@ describe("crictl about pods and containers", () => {
     );
     assert.equal(info.sandboxID, pod);
     assert.equal(info.config.command.length, 3);
+    // What people give to nsenter.
+    assert.match(readFileSync(`/proc/${info.pid}/cgroup`, "utf8"), new RegExp(one));
+    assert.equal(json("inspect", two).info.pid, 0);
     assert.equal(json("inspect", one, two).length, 2);
     assert.equal(json("inspect", "--image", image).status.id, one);
     assert.match(ok("inspect", "-o", "yaml", two), /state: CONTAINER_EXITED/);

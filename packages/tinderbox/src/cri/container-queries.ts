@@ -33,9 +33,10 @@ export function containerQueryCalls({ engine }: CriContext): RuntimeCalls {
   return {
     containerStatus: async ({ containerId, verbose }) => {
       const container = engine.container(idOf("container_id", containerId));
+      const pid = verbose ? await engine.containerPid(container.id) : 0;
       return {
         status: containerStatusToCri(container),
-        info: verboseInfo(verbose, { sandboxID: container.podId, config: container.config }),
+        info: verboseInfo(verbose, { sandboxID: container.podId, pid, config: container.config }),
       };
     },
     listContainers: async ({ filter }) => ({ containers: select(filter) }),

@@ -299,6 +299,8 @@ export type Engine = {
   /** Kills first; a missing one is fine. */
   removeContainer(id: string): Promise<void>;
   container(id: string): Container;
+  /** The first process of a container as this host numbers it; 0: it does not run, or its process is a guest's. */
+  containerPid(id: string): Promise<number>;
   containers(): readonly Container[];
   reopenLog(id: string): Promise<void>;
   updateResources(id: string, resources: LinuxResources): Promise<void>;

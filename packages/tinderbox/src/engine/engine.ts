@@ -145,6 +145,16 @@ class TinderboxEngine implements Engine {
   container(id: string): Container {
     return this.#state.container(id).stored.container;
   }
+  async containerPid(id: string): Promise<number> {
+    const { id: whole, podId, phase } = this.container(id);
+    const sandbox = this.#state.pods.get(podId)?.sandbox;
+    if (phase.kind !== "running" || sandbox?.place !== "host") return 0;
+    // It may end meanwhile.
+    return sandbox.containerState(whole).then(
+      ({ pid }) => pid,
+      () => 0,
+    );
+  }
 
   containers(): readonly Container[] {
     return [...this.#state.containers.values()].map((entry) => entry.stored.container);
