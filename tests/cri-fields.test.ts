@@ -270,6 +270,19 @@ describe("fields of the CRI", () => {
         );
       });
 
+      test("what one container writes to /dev/shm the pod's others see, and the host does not", async () => {
+        const write = "echo shared > /dev/shm/x; exec sleep 1000";
+        const writer = await cri.start(podId, config, image, { command: ["sh", "-c", write] });
+        const other = await cri.start(podId, config, image);
+        await cri.output(writer, "sh", "-c", "until [ -s /dev/shm/x ]; do sleep 0.1; done");
+        assert.equal(await cri.output(other, "cat", "/dev/shm/x"), "shared\n");
+        assert.match(
+          await cri.output(other, "sh", "-c", "grep ' /dev/shm ' /proc/mounts"),
+          /nosuid,nodev,noexec/,
+        );
+        assert.equal(existsSync("/dev/shm/x"), false);
+      });
+
       test("a PID namespace of another container is joined by TARGET", async () => {
         const namespaceOptions = { pid: NamespaceMode.TARGET, targetId: main.id };
         const debug = await cri.start(podId, config, image, {

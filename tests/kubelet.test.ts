@@ -359,6 +359,8 @@ keys = ["${join(work, "cosign.pub")}"]
         usedBytes > 1 << 20 && usedBytes <= capacityBytes - availableBytes + (1 << 20),
         `${usedBytes}`,
       );
+    });
+
     test("restart policies: OnFailure until init container and container succeed, the sidecar with them; Never", async () => {
       kubelet.writePod("job", job());
       kubelet.writePod("never", never());

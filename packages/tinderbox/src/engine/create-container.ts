@@ -4,6 +4,7 @@ import { dirname, join, resolve } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
 import { type ContainerEdits, noEdits } from "../cdi/contract.ts";
 import type { Image } from "../image/contract.ts";
+import { sharedMemoryPath } from "../sandbox/sandbox-directory.ts";
 import { allCapabilities, hostCapabilities } from "./capability-set.ts";
 import type { Container, ContainerConfig, PodConfig } from "./contract.ts";
 import { type ContainerEntry, type EngineState, nowNs, type PodEntry } from "./engine-state.ts";
@@ -58,6 +59,7 @@ async function placeFacts(
   return {
     place: record.place,
     podCgroupPath: record.spec.cgroupPath,
+    shmPath: sharedMemoryPath(record),
     hasCgroupV2: isHost ? hostHasCgroupV2() : true,
     capabilities,
     lowestOomScoreAdj: isHost ? lowestOomScoreAdj() : -1000,

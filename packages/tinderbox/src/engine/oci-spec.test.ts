@@ -108,6 +108,7 @@ const pod: PodConfig = {
 const facts: PlaceFacts = {
   place: "host",
   podCgroupPath: "tinderbox/p",
+  shmPath: "/run/p/shm",
   hasCgroupV2: false,
   capabilities: allCapabilities,
   lowestOomScoreAdj: -5,

@@ -20,6 +20,8 @@ import { defaultSeccomp } from "./seccomp-profile.ts";
 export type PlaceFacts = {
   readonly place: "host" | "microvm";
   readonly podCgroupPath: string;
+  /** What the pod's containers share as /dev/shm */
+  readonly shmPath: string;
   readonly hasCgroupV2: boolean;
   readonly capabilities: ReadonlySet<string>;
   /** No process of ours may have a lower one without the right to */
@@ -211,7 +213,7 @@ export function buildOciSpec(
   const asked = askedDevices(pod, config, facts, user);
   const standardMounts = ociMounts({
     privileged: security.privileged,
-    hostIpc: security.ipc === "node",
+    shmPath: facts.shmPath,
     hasCgroupV2: facts.hasCgroupV2,
     inGuest: facts.place === "microvm",
     files: sentFiles,

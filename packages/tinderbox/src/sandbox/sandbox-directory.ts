@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
 import type { ProcessIdentity } from "../base/process-identity.ts";
+import type { SandboxRecord } from "./contract.ts";
 
 /** sockaddr_un has 108 bytes, the last of them 0. */
 const longestSocketPath = 107;
@@ -36,4 +37,9 @@ export function parseProcessIdentity(text: string): ProcessIdentity | undefined 
   } catch {
     return undefined;
   }
+}
+
+/** What the containers of a pod share as /dev/shm, by a path of its place: of its own, or the host's with the host's IPC. */
+export function sharedMemoryPath({ place, directory, spec }: SandboxRecord): string {
+  return place === "host" && !spec.hostIpc ? join(directory, "shm") : "/dev/shm";
 }

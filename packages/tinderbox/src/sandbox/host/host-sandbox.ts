@@ -15,7 +15,7 @@ import { run, tryRun } from "../../native/run.ts";
 import { AgentSandbox, type Place } from "../agent-sandbox.ts";
 import type { SandboxFactory, SandboxRecord, SandboxSpec } from "../contract.ts";
 import { makePodCgroup, removePodCgroup } from "../pod-cgroup.ts";
-import { parseProcessIdentity, sandboxDirectory } from "../sandbox-directory.ts";
+import { parseProcessIdentity, sandboxDirectory, sharedMemoryPath } from "../sandbox-directory.ts";
 import { ImageMounts } from "./image-mounts.ts";
 
 export type HostSandboxOptions = {
@@ -47,6 +47,14 @@ function agentArguments(record: SandboxRecord, cgroups: readonly string[]): stri
   for (const directory of cgroups) args.push("--cgroup", directory);
   for (const [name, value] of Object.entries(spec.sysctls)) args.push("--sysctl", `${name}=${value}`);
   return args;
+}
+
+/** As Kubernetes has it: 64 MiB, which count where they are written, and every container of the pod sees the same. */
+async function mountSharedMemory(record: SandboxRecord): Promise<void> {
+  if (record.spec.hostIpc) return;
+  const path = sharedMemoryPath(record);
+  await mkdir(path);
+  await run("mount", ["-t", "tmpfs", "-o", "nosuid,nodev,noexec,mode=1777,size=64m", "shm", path]);
 }
 
 /** Makes host sandboxes for one runtime handler. */
@@ -137,7 +145,10 @@ export function createHostSandboxFactory(options: HostSandboxOptions): SandboxFa
           await chown(record.directory, 0, root.outside);
           await chmod(record.directory, 0o710);
         }
-        const cgroups = await makePodCgroup(record.spec.cgroupPath);
+        const [cgroups] = await Promise.all([
+          makePodCgroup(record.spec.cgroupPath),
+          mountSharedMemory(record),
+        ]);
         const result = await tryRun(nativeProgram, agentArguments(record, cgroups), {
           signal,
           timeoutMs: 30_000,
