@@ -3,7 +3,6 @@
  * security-classes.test.ts that each is there.
  */
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import {
   existsSync,
   mkdtempSync,
@@ -19,7 +18,6 @@ import { join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { type Header, pack } from "tar-stream";
-import { WebSocket } from "ws";
 import { describeEscapes, findKnownEscapes } from "../packages/tinderbox/src/native/known-escapes.ts";
 import { NamespaceMode, PodSandboxState } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
 import { pushBusyboxImage, pushImage } from "./support/busybox-image.ts";
