@@ -50,6 +50,7 @@ const ofTheKubelet = new RegExp(
     "Failed to read data from checkpoint",
     "failed to check if node is newer",
     "Failed to ensure process in container with oom score",
+    "failed to check if we have separate container filesystem",
   ].join("|"),
 );
 
