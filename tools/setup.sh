@@ -175,7 +175,7 @@ peers() {
   fi
   if ! newer .cache/peers/runc bench/peers/runc || ! .cache/peers/runc --version | grep -q libseccomp; then
     [ "$(dpkg-query -W -f '${db:Status-Status}' libseccomp-dev 2>/dev/null || true)" = installed ] ||
-      step "libseccomp" "runc with seccomp, as every distribution has it" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libseccomp-dev
+      step "libseccomp" "runc with seccomp, as every distribution has it" env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get update -q && apt-get install -q -y --no-install-recommends libseccomp-dev'
     step "runc 1.5.2" "containerd's OCI runtime, from the Go module proxy" \
       env -C bench/peers/runc CGO_ENABLED=1 go build -trimpath -tags seccomp -ldflags "-s -w" -o "$root/.cache/peers/runc" github.com/opencontainers/runc
   fi
