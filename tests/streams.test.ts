@@ -141,7 +141,7 @@ for (const handler of ["crun", "firecracker"]) {
       isWanted: (text: string) => boolean,
     ): Promise<string> => {
       let last = "";
-      return eventually(what, 60, async () => {
+      return eventually(what, 120, async () => {
         const [now, before] = [await look(), last];
         last = now;
         assert.ok(isWanted(now) && now === before, `now ${now}, before ${before}`);
@@ -149,7 +149,7 @@ for (const handler of ["crun", "firecracker"]) {
       });
     };
     const listens = (container: TestContainer, ...ports: readonly number[]): Promise<void> =>
-      eventually(`servers on ${ports}`, 30, async () => {
+      eventually(`servers on ${ports}`, 120, async () => {
         const sockets = await cri.output(container, "netstat", "-ltn");
         for (const port of ports) assert.match(sockets, new RegExp(`:${port} `));
       });
@@ -158,12 +158,12 @@ for (const handler of ["crun", "firecracker"]) {
       files: number,
       agent: { pid: number; files: number; threads: number } | undefined,
     ): Promise<void> => {
-      await eventually("the daemon's files are back", 60, () => {
+      await eventually("the daemon's files are back", 120, () => {
         const now = openFiles(daemonPid());
         assert.ok(now <= files + 2, `${files} open files before, ${now} now`);
       });
       if (agent)
-        await eventually("the agent's files and threads are back", 60, () => {
+        await eventually("the agent's files and threads are back", 120, () => {
           const now = { files: openFiles(agent.pid), threads: threads(agent.pid) };
           assert.ok(
             now.files <= agent.files + 2 && now.threads <= agent.threads + 2,
@@ -206,8 +206,7 @@ for (const handler of ["crun", "firecracker"]) {
     });
 
     test("clients that stop reading hold up themselves, and hold no memory", async () => {
-      const main =
-        "while [ ! -e /tmp/go ]; do usleep 50000; done; while :; do head -c 20000 /dev/zero | tr '\\0' x; echo; i=$((i+1)); echo $i > /tmp/main; done";
+      const main = `while [ ! -e /tmp/go ]; do usleep 50000; done; ${flood("/tmp/main")}`;
       const flooding = await start({ command: ["sh", "-c", main] });
       const script = `cat > /tmp/serve <<'END'\n${flood("/tmp/count-forward-$$")}\nEND`;
       await cri.output(flooding, "sh", "-c", script);
@@ -246,11 +245,10 @@ for (const handler of ["crun", "firecracker"]) {
           await openCommand(transport, await attachUrl(flooding), { stdin: false, isPaused: true }),
         );
       await cri.output(flooding, "touch", "/tmp/go");
-      const mainCount = (): Promise<string> => cri.output(flooding, "sh", "-c", "cat /tmp/main || true");
-      const held = Number(await standsStill("a container that is held up", mainCount, (text) => text !== ""));
-      await eventually("a container that is let go on", 60, async () =>
-        assert.ok(Number(await mainCount()) > held + 50),
-      );
+      await eventually("a container that has written more than could be held", 180, async () => {
+        const blocks = Number(await cri.output(flooding, "sh", "-c", "cat /tmp/main || true"));
+        assert.ok(blocks * blockBytes > maxHeldBytes + 4 * mib, `${blocks} blocks`);
+      });
       const growth = residentBytes(daemonPid()) - memory;
       assert.ok(growth <= maxGrowthBytes, `the daemon grew by ${growth} bytes`);
 
@@ -285,7 +283,7 @@ for (const handler of ["crun", "firecracker"]) {
         push(await forward(transport, podId, 9001));
       }
       let last = -1;
-      await eventually("clients that stand still", 60, async () => {
+      await eventually("clients that stand still", 120, async () => {
         const stands = taken.bytes === last;
         last = taken.bytes;
         await cri.output(quiet, "usleep", "200000");
@@ -295,7 +293,7 @@ for (const handler of ["crun", "firecracker"]) {
       const growth = residentBytes(daemonPid()) - memory;
       assert.ok(growth <= maxGrowthBytes, `the daemon grew by ${growth} bytes`);
       for (const client of leaving) client.destroy();
-      await eventually("the daemon's files are back", 60, () => {
+      await eventually("the daemon's files are back", 120, () => {
         const now = openFiles(daemonPid());
         assert.ok(now <= files + 2, `${files} open files before, ${now} now`);
       });
@@ -371,16 +369,16 @@ for (const handler of ["crun", "firecracker"]) {
       process.kill(daemonPid(), "SIGSTOP");
       try {
         await begin();
-        await eventually("output that fits", 60, async () => assert.match(await progress(), /fits|more/));
+        await eventually("output that fits", 120, async () => assert.match(await progress(), /fits|more/));
         // On the host the pod's agent writes the log itself: nothing ever waits for the daemon.
         if (handler === "crun")
-          await eventually("all output", 60, async () => assert.match(await progress(), /more/));
+          await eventually("all output", 120, async () => assert.match(await progress(), /more/));
       } finally {
         process.kill(daemonPid(), "SIGCONT");
       }
       await eventually("all output", 120, async () => assert.match(await progress(), /more/));
       const expected = Array.from({ length: lines.more }, (_, n) => `${n + 1} ${line}\n`).join("");
-      await eventually("the whole log", 60, () =>
+      await eventually("the whole log", 120, () =>
         assert.ok(contentOf(readFileSync(logPath, "utf8")) === expected),
       );
       await remove(writer);
@@ -399,14 +397,14 @@ for (const handler of ["crun", "firecracker"]) {
       const names: string[] = [];
       const size = (path: string): number => statSync(path, { throwIfNoEntry: false })?.size ?? 0;
       for (let n = 0; n < 20; n++) {
-        await eventually("lines in the log", 60, () => assert.ok(size(logPath) > 0));
+        await eventually("lines in the log", 120, () => assert.ok(size(logPath) > 0));
         names.push(`${logPath}.${n}`);
         renameSync(logPath, `${logPath}.${n}`);
         await cri.runtime.callUnary("reopenContainerLog", { containerId: writer.id });
         assert.ok(statSync(logPath).isFile());
       }
       await cri.exec(writer, "touch", "/tmp/stop");
-      await eventually("the writer's end", 60, () =>
+      await eventually("the writer's end", 120, () =>
         assert.match(readFileSync(logPath, "utf8").slice(-200), / end\n$/),
       );
       const text = [...names, logPath].map((name) => contentOf(readFileSync(name, "utf8"))).join("");
