@@ -13,6 +13,7 @@ mod launch;
 mod microvm;
 mod netns;
 mod notify;
+mod page_out;
 #[cfg(test)]
 mod replay;
 mod sys;
@@ -44,6 +45,8 @@ usage: tinderbox-native VERB ...
                      makes a named network namespace: loopback up, no router advertisements;
                      with maps it belongs to a new user namespace, which lives as long as it does
   notify LINE...     tells the service manager at $NOTIFY_SOCKET
+  page-out --parent PID
+                     has the kernel take back the pages of its parent's program that nobody else maps
   tap-attach NAME    makes the open /dev/net/tun on descriptor 3 the tap NAME, and prints its name
   send-fd NAME       hands the open file on descriptor 3 to whoever listens on the abstract socket NAME
   microvm-devices [LABEL]
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         "umount" => image::unmount(rest),
         "netns-add" => netns::run(rest),
         "notify" => notify::run(rest),
+        "page-out" => page_out::run(rest),
         "tap-attach" => tap::attach(rest),
         "send-fd" => microvm::control::send_fd(rest),
         "microvm-devices" => microvm::control::run(),

@@ -9,6 +9,7 @@ import { loadConfig } from "./load-config.ts";
 import { applyConfig, type Live } from "./reload.ts";
 import { lockRoot } from "./root-lock.ts";
 import { serviceManager } from "./service-manager.ts";
+import { spareMemory } from "./spare-memory.ts";
 import { warnOfEscapes } from "./warn-of-escapes.ts";
 import { startDaemon } from "./wire.ts";
 
@@ -88,6 +89,7 @@ async function serve(options: DaemonOptions): Promise<void> {
   await manager.tell("READY=1", `STATUS=listening on ${config.listen}`);
   using _alive = manager.keepAlive();
   void warnOfEscapes(config.runtimes, logger);
+  using _spare = spareMemory(logger);
   const reason = await asked;
   logger.info("ending; pods keep running", { reason });
   await manager.tell("STOPPING=1");
