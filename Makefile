@@ -38,8 +38,8 @@ conformance: build ## Kubernetes' critest on every handler, or one (HANDLER=crun
 	@tools/setup.sh conformance $(if $(findstring containerd,$(HANDLER)),peers)
 	@node tests/conformance/run.ts $(HANDLER) $(ARGS)
 
-bench: build ## ratios to containerd with runc, and to the bare VMM, in one run (ARGS="--rounds 3 --json")
-	@tools/setup.sh peers
+bench: build ## ratios to containerd with runc, and to the bare VMM, in one run (ARGS="--rounds 3 --json", ARGS="--only trace")
+	@tools/setup.sh conformance peers
 	@node bench/main.ts $(ARGS)
 
 docs: ## the SDK's API pages in .cache/docs/sdk; fails where an export has no comment

@@ -1,98 +1,65 @@
-/** A pod with one container by CRI, the same requests for every daemon. */
-import { randomUUID } from "node:crypto";
-import { mkdirSync, statSync, watch } from "node:fs";
+/** A pod with one container, asked for step by step, so that each step can be measured: the same requests for every daemon. */
+import { statSync, watch } from "node:fs";
 import { join } from "node:path";
-import {
-  ImageService,
-  NamespaceMode,
-  RuntimeService,
-} from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { createGrpcClient, type GrpcClient } from "../packages/tinderbox/src/rpc/grpc-service.ts";
+import type { PodInit, TestContainer, TestCri } from "../tests/support/cri-client.ts";
 
-export type Cri = {
-  readonly runtime: GrpcClient<typeof RuntimeService>;
-  readonly images: GrpcClient<typeof ImageService>;
-  /** Runtime handler; "" is the daemon's default */
+/** A daemon with one of its runtime handlers. */
+export type Contender = {
+  readonly label: string;
+  readonly cri: TestCri;
   readonly handler: string;
+  /** The daemon's process */
+  readonly pid: number;
 };
 
-export function connectCri(socket: string, handler: string): Cri & Disposable {
-  const runtime = createGrpcClient(RuntimeService, `unix://${socket}`);
-  const images = createGrpcClient(ImageService, `unix://${socket}`);
-  return {
-    runtime,
-    images,
-    handler,
-    [Symbol.dispose]: () => {
-      runtime.close();
-      images.close();
-    },
-  };
-}
-
-/** A pod that is asked for step by step, so that each step can be measured. */
 export class BenchPod {
-  readonly #cri: Cri;
-  readonly #config;
-  readonly logPath: string;
+  readonly #contender: Contender;
+  readonly #config: PodInit & { readonly logDirectory: string };
   #podId = "";
-  #containerId = "";
+  #container: TestContainer | undefined;
 
-  constructor(cri: Cri, work: string) {
-    this.#cri = cri;
-    const uid = randomUUID();
-    const logDirectory = join(work, "logs", uid);
-    mkdirSync(logDirectory, { recursive: true });
-    this.logPath = join(logDirectory, "out.log");
-    this.#config = {
-      metadata: { name: "bench", namespace: "bench", uid, attempt: 0 },
-      hostname: "bench",
-      logDirectory,
-      linux: { cgroupParent: "", securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
-    };
+  constructor(contender: Contender) {
+    this.#contender = contender;
+    this.#config = contender.cri.podConfig({ hostname: "bench" });
+  }
+
+  get id(): string {
+    return this.#podId;
+  }
+
+  get container(): TestContainer {
+    if (this.#container === undefined) throw new Error("the pod has no container yet");
+    return this.#container;
   }
 
   async run(): Promise<void> {
-    const { podSandboxId } = await this.#cri.runtime.callUnary("runPodSandbox", {
-      config: this.#config,
-      runtimeHandler: this.#cri.handler,
-    });
-    this.#podId = podSandboxId;
+    this.#podId = await this.#contender.cri.runPod(this.#contender.handler, this.#config);
+  }
+
+  async createContainer(image: string, command: readonly string[]): Promise<TestContainer> {
+    const { cri } = this.#contender;
+    this.#container = await cri.create(this.#podId, this.#config, image, { command: [...command] });
+    return this.#container;
   }
 
   async startContainer(image: string, command: readonly string[]): Promise<void> {
-    const { containerId } = await this.#cri.runtime.callUnary("createContainer", {
-      podSandboxId: this.#podId,
-      config: {
-        metadata: { name: "main", attempt: 0 },
-        image: { image, userSpecifiedImage: image },
-        command: [...command],
-        logPath: "out.log",
-        linux: { securityContext: { namespaceOptions: { pid: NamespaceMode.CONTAINER } } },
-      },
-      sandboxConfig: this.#config,
-    });
-    this.#containerId = containerId;
-    await this.#cri.runtime.callUnary("startContainer", { containerId });
+    const { id: containerId } = await this.createContainer(image, command);
+    await this.#contender.cri.runtime.callUnary("startContainer", { containerId });
   }
 
-  async exec(command: readonly string[]): Promise<void> {
-    const { exitCode } = await this.#cri.runtime.callUnary("execSync", {
-      containerId: this.#containerId,
-      cmd: [...command],
-      timeout: 30n,
-    });
-    if (exitCode !== 0) throw new Error(`exec ${command.join(" ")}: exit code ${exitCode}`);
+  async exec(...command: readonly string[]): Promise<void> {
+    await this.#contender.cri.output(this.container, ...command);
   }
 
   /** Until the container's log has a byte. */
   async firstOutput(): Promise<void> {
+    const { logPath } = this.container;
     await using stack = new AsyncDisposableStack();
     await new Promise<void>((resolve) => {
       const look = (): void => {
-        if ((statSync(this.logPath, { throwIfNoEntry: false })?.size ?? 0) > 0) resolve();
+        if ((statSync(logPath, { throwIfNoEntry: false })?.size ?? 0) > 0) resolve();
       };
-      const watcher = watch(join(this.logPath, ".."), look);
+      const watcher = watch(join(logPath, ".."), look);
       stack.defer(() => watcher.close());
       look();
     });
@@ -100,7 +67,26 @@ export class BenchPod {
 
   async remove(): Promise<void> {
     if (this.#podId === "") return;
-    await this.#cri.runtime.callUnary("stopPodSandbox", { podSandboxId: this.#podId });
-    await this.#cri.runtime.callUnary("removePodSandbox", { podSandboxId: this.#podId });
+    const { runtime } = this.#contender.cri;
+    await runtime.callUnary("stopPodSandbox", { podSandboxId: this.#podId });
+    await runtime.callUnary("removePodSandbox", { podSandboxId: this.#podId });
   }
+}
+
+/** Makes `count` pods with a running container each, and gives them. They are removed when the stack is disposed of. */
+export async function manyPods(
+  contender: Contender,
+  count: number,
+  image: string,
+  stack: AsyncDisposableStack,
+): Promise<readonly BenchPod[]> {
+  const pods = Array.from({ length: count }, () => new BenchPod(contender));
+  stack.defer(async () => {
+    for (const pod of pods) await pod.remove();
+  });
+  for (const pod of pods) {
+    await pod.run();
+    await pod.startContainer(image, ["sleep", "600"]);
+  }
+  return pods;
 }

@@ -11,6 +11,14 @@ export function median(samples: readonly number[]): number {
   return (low + high) / 2;
 }
 
+/** The sample below which the part `q` of them is: 0.99 gives the 99th percentile. */
+export function quantile(samples: readonly number[], q: number): number {
+  const sorted = [...samples].sort((a, b) => a - b);
+  const found = sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))];
+  if (found === undefined) throw new Error("quantile of no samples");
+  return found;
+}
+
 /** Runs `work`, adds its duration in ms to `samples`. */
 export async function timed<T>(samples: Samples, work: () => Promise<T>): Promise<T> {
   const started = performance.now();
@@ -36,7 +44,8 @@ export function scoreOf(figure: Figure): number {
 }
 
 function cells(figure: Figure): string[] {
-  const number = (value: number): string => `${value.toFixed(value < 10 ? 1 : 0)} ${figure.unit}`;
+  const number = (value: number): string =>
+    `${value.toFixed(value < 1 ? 2 : value < 10 ? 1 : 0)} ${figure.unit}`;
   const score = scoreOf(figure);
   const met = figure.goal === undefined ? "" : score <= figure.goal ? "met" : "missed";
   return [

@@ -6,3 +6,5 @@ export const bin: string = join(root, "bin");
 export const guest: string = join(root, ".cache/guest");
 /** containerd, its shim and runc */
 export const peers: string = join(root, ".cache/peers");
+/** critest */
+export const clients: string = join(root, "tests/clients/bin");

@@ -9,7 +9,7 @@ declare -A pids
 start() { local name=$1; shift; "$@" >"$work/$name" 2>&1 & pids[$name]=$!; }
 start format-and-lint node_modules/.bin/biome ci --colors=off --max-diagnostics=20 --diagnostic-level=warn .
 start types node_modules/.bin/tsc -p .
-start promises node_modules/.bin/oxlint --type-aware --deny-warnings -A all -D typescript/no-floating-promises -D typescript/no-misused-promises -D typescript/switch-exhaustiveness-check -D import/no-cycle --ignore-pattern '**/*.test.ts' packages tests tools
+start promises node_modules/.bin/oxlint --type-aware --deny-warnings -A all -D typescript/no-floating-promises -D typescript/no-misused-promises -D typescript/switch-exhaustiveness-check -D import/no-cycle --ignore-pattern '**/*.test.ts' packages tests tools bench
 start layers node tools/check-layers.ts
 if [ -f native/Cargo.toml ]; then
   start rustfmt env -C native cargo fmt --check

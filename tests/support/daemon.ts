@@ -20,6 +20,8 @@ export type TestDaemonOptions = {
   readonly configToml?: string;
   /** @default "debug" */
   readonly logLevel?: string;
+  /** More of the environment than the test's own. */
+  readonly env?: NodeJS.ProcessEnv;
 };
 
 const program = join(import.meta.dirname, "../../bin/tinderboxd");
@@ -33,6 +35,7 @@ export async function startDaemon(options: TestDaemonOptions): Promise<TestDaemo
   writeFileSync(config, `${head}listen = ${JSON.stringify(socket)}\n${options.configToml ?? ""}`);
   const child = spawn(program, ["--config", config, "--log-level", options.logLevel ?? "debug"], {
     stdio: ["ignore", "inherit", "pipe"],
+    env: { ...process.env, ...options.env },
   });
   const ended = once(child, "exit");
   let said = "";

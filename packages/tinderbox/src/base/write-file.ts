@@ -1,15 +1,16 @@
 /** Files that are whole or absent, whatever happens: temp + fsync + rename. */
 import { open, rename, rm } from "node:fs/promises";
-import { dirname } from "node:path";
+import { basename, dirname } from "node:path";
+import { span } from "./trace.ts";
 
 let sequence = 0;
 
 /** Writes `content` to `path` so that a reader, or a crash, sees the old content or all of the new. */
-export async function writeFileAtomic(
-  path: string,
-  content: string | Uint8Array,
-  mode = 0o600,
-): Promise<void> {
+export function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
+  return span("write", basename(path), () => write(path, content, mode));
+}
+
+async function write(path: string, content: string | Uint8Array, mode: number): Promise<void> {
   const temporary = `${path}.${process.pid}.${sequence++}.tmp`;
   try {
     const file = await open(temporary, "wx", mode);

@@ -1,6 +1,7 @@
 /** The engine's durable memory: one row a pod and one a container, written before the thing itself is touched. */
 import { DatabaseSync } from "node:sqlite";
 import { TinderboxError } from "../base/errors.ts";
+import { span } from "../base/trace.ts";
 import type { PodNetwork } from "../network/contract.ts";
 import type { SandboxRecord } from "../sandbox/contract.ts";
 import type { Container, Pod } from "./contract.ts";
@@ -87,15 +88,13 @@ export class Store {
   }
 
   savePod(stored: StoredPod): void {
-    this.#db
-      .prepare("INSERT INTO pods VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body")
-      .run(stored.pod.id, toJson(stored));
+    const sql = "INSERT INTO pods VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
+    span("write", "pod's row", () => this.#db.prepare(sql).run(stored.pod.id, toJson(stored)));
   }
 
   saveContainer(stored: StoredContainer): void {
-    this.#db
-      .prepare("INSERT INTO containers VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body")
-      .run(stored.container.id, toJson(stored));
+    const sql = "INSERT INTO containers VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
+    span("write", "container's row", () => this.#db.prepare(sql).run(stored.container.id, toJson(stored)));
   }
 
   deletePod(id: string): void {

@@ -1,6 +1,8 @@
 /** Runs a program to its end with bounded output: the one place where the node software spawns short commands. */
 import { spawn } from "node:child_process";
+import { basename } from "node:path";
 import { errnoOf, TinderboxError } from "../base/errors.ts";
+import { span } from "../base/trace.ts";
 
 export type RunOptions = {
   readonly signal?: AbortSignal;
@@ -18,11 +20,11 @@ export type RunOptions = {
 export type RunResult = { readonly code: number; readonly stdout: string; readonly stderr: string };
 
 /** Runs `file` with `args` (no shell) and returns whatever its exit status; throws when it cannot start, times out or dies by a signal. */
-export async function tryRun(
-  file: string,
-  args: readonly string[],
-  options: RunOptions = {},
-): Promise<RunResult> {
+export function tryRun(file: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+  return span("run", [basename(file), ...args].join(" "), () => runToItsEnd(file, args, options));
+}
+
+async function runToItsEnd(file: string, args: readonly string[], options: RunOptions): Promise<RunResult> {
   const limit = options.maxOutputBytes ?? 1 << 20;
   const timeout = AbortSignal.timeout(options.timeoutMs ?? 60_000);
   const signal = options.signal ? AbortSignal.any([options.signal, timeout]) : timeout;

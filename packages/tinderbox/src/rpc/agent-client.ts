@@ -6,6 +6,7 @@ import { once } from "node:events";
 import type { Duplex } from "node:stream";
 import { create, fromBinary, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 import { type ErrorCode, TinderboxError } from "../base/errors.ts";
+import { span } from "../base/trace.ts";
 import { encodeFrame, type Frame, FrameDecoder, frameKind } from "./agent-frame-codec.ts";
 import {
   Error_Code,
@@ -252,7 +253,11 @@ export class AgentConnection {
     return this.#call(this.#nextId++, body, signal);
   }
 
-  async #call(id: bigint, body: RequestBody, signal: AbortSignal | undefined): Promise<Response> {
+  #call(id: bigint, body: RequestBody, signal: AbortSignal | undefined): Promise<Response> {
+    return span("agent", body.case ?? "", () => this.#ask(id, body, signal));
+  }
+
+  async #ask(id: bigint, body: RequestBody, signal: AbortSignal | undefined): Promise<Response> {
     signal?.throwIfAborted();
     if (!this.isOpen) throw new TinderboxError("AGENT", "the connection to the agent is closed");
     if (this.#stream) throw new TinderboxError("INTERNAL", "this agent connection has become a stream");

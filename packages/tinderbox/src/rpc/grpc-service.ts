@@ -19,6 +19,7 @@ import {
 } from "@grpc/grpc-js";
 import { type ErrorCode, errorTable, TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
+import { span } from "../base/trace.ts";
 
 /** What a handler is told of its call; `signal` aborts when the client goes away or its deadline passes. */
 export type CallContext = { readonly signal: AbortSignal; readonly metadata: Metadata };
@@ -182,7 +183,8 @@ export function addGrpcService<S extends DescService>(
         ? (call: ServerWritableStream<object, object>) => void serveStream(handler, call, begin())
         : (call: ServerUnaryCall<object, object>, reply: sendUnaryData<object>) =>
             void serveUnary(
-              async (request, context) => handler(request, context) as Promise<object>,
+              async (request, context) =>
+                span("rpc", method.name, () => handler(request, context) as Promise<object>),
               call,
               reply,
               begin(),

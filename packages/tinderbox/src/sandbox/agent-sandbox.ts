@@ -5,6 +5,7 @@
 import type { Duplex } from "node:stream";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { TinderboxError } from "../base/errors.ts";
+import { span } from "../base/trace.ts";
 import type { Image } from "../image/contract.ts";
 import { AgentConnection, type AgentStream, type RequestBody } from "../rpc/agent-client.ts";
 import {
@@ -124,7 +125,9 @@ export class AgentSandbox implements Sandbox {
 
   async #connect(): Promise<AgentConnection> {
     const signal = AbortSignal.timeout(helloTimeoutMs);
-    return AgentConnection.open(await this.#place.dial(signal), { timeoutMs: helloTimeoutMs, signal });
+    return span("agent", "a connection to it", async () =>
+      AgentConnection.open(await this.#place.dial(signal), { timeoutMs: helloTimeoutMs, signal }),
+    );
   }
 
   async #onControlClosed(closed: AgentConnection): Promise<void> {

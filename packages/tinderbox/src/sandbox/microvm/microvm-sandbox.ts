@@ -14,6 +14,7 @@ import {
 import { TinderboxError } from "../../base/errors.ts";
 import type { Logger } from "../../base/log.ts";
 import { isAlive, type ProcessIdentity, signalProcess } from "../../base/process-identity.ts";
+import { span } from "../../base/trace.ts";
 import { UndoStack } from "../../base/undo.ts";
 import { writeFileAtomic } from "../../base/write-file.ts";
 import { AgentConnection } from "../../rpc/agent-client.ts";
@@ -214,7 +215,8 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     const console = openConsole(join(directory, "console.log"));
     let configurable: ConfigurableMachine;
     try {
-      configurable = await launchMachine({ ...vmm.launch, outputFd: console.fd, signal });
+      const launch = { ...vmm.launch, outputFd: console.fd, signal };
+      configurable = await span("vmm", "start of its process", () => launchMachine(launch));
     } finally {
       console.close();
     }
@@ -223,13 +225,15 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
     // The guest calls when it is up; the listener is there before it starts.
     await using listener = await listenVsock(hostVsock(record), agentPort);
     await vmm.admit(agentPort);
-    await configurable.configure(machineConfiguration(record, vmm.vsockPath, files), { signal });
-    const machine = await configurable.start({ signal });
+    const configuration = machineConfiguration(record, vmm.vsockPath, files);
+    await span("vmm", "configuration", () => configurable.configure(configuration, { signal }));
+    const machine = await span("vmm", "InstanceStart", () => configurable.start({ signal }));
     const milliseconds = options.bootTimeoutMs ?? 60_000;
     const booted = AbortSignal.any([signal, AbortSignal.timeout(milliseconds)]);
     let socket: Awaited<ReturnType<typeof listener.accept>>;
     try {
-      socket = await machine.whileAlive(listener.accept(booted));
+      const called = listener.accept(booted);
+      socket = await span("vmm", "boot of the guest, until it calls", () => machine.whileAlive(called));
     } catch (cause) {
       signal.throwIfAborted();
       const what = machine.isAlive
