@@ -1,8 +1,14 @@
 /** ContainerStatus, ListContainers, StreamContainers. */
 import type { Container } from "../engine/contract.ts";
-import { type ContainerFilter, ContainerState } from "../rpc/gen/runtime/v1/api_pb.ts";
+import { assemble } from "../rpc/encoded.ts";
+import {
+  type ContainerFilter,
+  ContainerState,
+  ContainerStatusResponseSchema,
+  ListContainersResponseSchema,
+} from "../rpc/gen/runtime/v1/api_pb.ts";
 import { inChunks } from "./chunks.ts";
-import { containerStatusToCri, containerToCri } from "./container-to-cri.ts";
+import { containerToCri, encodedContainer, encodedContainerStatus } from "./container-to-cri.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf } from "./field-checks.ts";
 import { hasLabels, matchesId } from "./label-filter.ts";
@@ -26,22 +32,22 @@ function matches(container: Container, filter: ContainerFilter | undefined): boo
 /** The calls that look at containers. */
 export function containerQueryCalls({ engine }: CriContext): RuntimeCalls {
   const select = (filter: ContainerFilter | undefined) =>
-    engine
-      .containers()
-      .filter((container) => matches(container, filter))
-      .map(containerToCri);
+    engine.containers().filter((container) => matches(container, filter));
   return {
     containerStatus: async ({ containerId, verbose }) => {
       const container = engine.container(idOf("container_id", containerId));
       const pid = verbose ? await engine.containerPid(container.id) : 0;
-      return {
-        status: containerStatusToCri(container),
-        info: verboseInfo(verbose, { sandboxID: container.podId, pid, config: container.config }),
-      };
+      const info = verboseInfo(verbose, { sandboxID: container.podId, pid, config: container.config });
+      return assemble(
+        ContainerStatusResponseSchema,
+        { status: [encodedContainerStatus(container)] },
+        { info },
+      );
     },
-    listContainers: async ({ filter }) => ({ containers: select(filter) }),
+    listContainers: async ({ filter }) =>
+      assemble(ListContainersResponseSchema, { containers: select(filter).map(encodedContainer) }, {}),
     async *streamContainers({ filter }) {
-      for (const containers of inChunks(select(filter))) yield { containers };
+      for (const containers of inChunks(select(filter).map(containerToCri))) yield { containers };
     },
   };
 }

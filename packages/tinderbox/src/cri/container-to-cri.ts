@@ -2,10 +2,11 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Container, ImageNotes, Mount } from "../engine/contract.ts";
 import type { IdMapping } from "../network/contract.ts";
+import { encodedOnce } from "../rpc/encoded.ts";
 import {
-  type ContainerSchema,
+  ContainerSchema,
   ContainerState,
-  type ContainerStatusSchema,
+  ContainerStatusSchema,
   MountPropagation,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { resourcesToCri } from "./parse-resources.ts";
@@ -100,3 +101,13 @@ export function containerStatusToCri(container: Container): MessageInitShape<typ
     stopSignal: signalNumber(container.stopSignal),
   };
 }
+
+/** The same as bytes: a container's change is another object. */
+export const encodedContainer: (container: Container) => Uint8Array = encodedOnce(
+  ContainerSchema,
+  containerToCri,
+);
+export const encodedContainerStatus: (container: Container) => Uint8Array = encodedOnce(
+  ContainerStatusSchema,
+  containerStatusToCri,
+);

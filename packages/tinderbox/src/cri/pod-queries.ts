@@ -1,12 +1,18 @@
 /** PodSandboxStatus, ListPodSandbox, StreamPodSandboxes. */
 import type { Pod } from "../engine/contract.ts";
-import { type PodSandboxFilter, PodSandboxState } from "../rpc/gen/runtime/v1/api_pb.ts";
+import { assemble } from "../rpc/encoded.ts";
+import {
+  ListPodSandboxResponseSchema,
+  type PodSandboxFilter,
+  PodSandboxState,
+  PodSandboxStatusResponseSchema,
+} from "../rpc/gen/runtime/v1/api_pb.ts";
 import { inChunks } from "./chunks.ts";
-import { containerStatusToCri } from "./container-to-cri.ts";
+import { encodedContainerStatus } from "./container-to-cri.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf } from "./field-checks.ts";
 import { hasLabels, matchesId } from "./label-filter.ts";
-import { podStatusToCri, podToCri } from "./pod-to-cri.ts";
+import { encodedPod, encodedPodStatus, podToCri } from "./pod-to-cri.ts";
 import { verboseInfo } from "./verbose-info.ts";
 
 function matches(pod: Pod, filter: PodSandboxFilter | undefined): boolean {
@@ -21,24 +27,24 @@ function matches(pod: Pod, filter: PodSandboxFilter | undefined): boolean {
 /** The calls that look at pods. */
 export function podQueryCalls({ engine }: CriContext): RuntimeCalls {
   const select = (filter: PodSandboxFilter | undefined) =>
-    engine
-      .pods()
-      .filter((pod) => matches(pod, filter))
-      .map(podToCri);
+    engine.pods().filter((pod) => matches(pod, filter));
   return {
     podSandboxStatus: async ({ podSandboxId, verbose }) => {
       const pod = engine.pod(idOf("pod_sandbox_id", podSandboxId));
       const containers = engine.containers().filter(({ podId }) => podId === pod.id);
-      return {
-        status: podStatusToCri(pod),
-        containersStatuses: containers.map(containerStatusToCri),
-        timestamp: BigInt(Date.now()) * 1_000_000n,
-        info: verboseInfo(verbose, { runtimeHandler: pod.handler, config: pod.config }),
-      };
+      return assemble(
+        PodSandboxStatusResponseSchema,
+        { status: [encodedPodStatus(pod)], containersStatuses: containers.map(encodedContainerStatus) },
+        {
+          timestamp: BigInt(Date.now()) * 1_000_000n,
+          info: verboseInfo(verbose, { runtimeHandler: pod.handler, config: pod.config }),
+        },
+      );
     },
-    listPodSandbox: async ({ filter }) => ({ items: select(filter) }),
+    listPodSandbox: async ({ filter }) =>
+      assemble(ListPodSandboxResponseSchema, { items: select(filter).map(encodedPod) }, {}),
     async *streamPodSandboxes({ filter }) {
-      for (const podSandboxes of inChunks(select(filter))) yield { podSandboxes };
+      for (const podSandboxes of inChunks(select(filter).map(podToCri))) yield { podSandboxes };
     },
   };
 }

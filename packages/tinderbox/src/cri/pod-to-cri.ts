@@ -2,11 +2,12 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Pod } from "../engine/contract.ts";
 import type { IdMapping } from "../network/contract.ts";
+import { encodedOnce } from "../rpc/encoded.ts";
 import {
   NamespaceMode,
-  type PodSandboxSchema,
+  PodSandboxSchema,
   PodSandboxState,
-  type PodSandboxStatusSchema,
+  PodSandboxStatusSchema,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { namespaceNumber } from "./namespace-modes.ts";
 
@@ -58,3 +59,7 @@ export function podStatusToCri(pod: Pod): MessageInitShape<typeof PodSandboxStat
     },
   };
 }
+
+/** The same as bytes: a pod's change is another object. */
+export const encodedPod: (pod: Pod) => Uint8Array = encodedOnce(PodSandboxSchema, podToCri);
+export const encodedPodStatus: (pod: Pod) => Uint8Array = encodedOnce(PodSandboxStatusSchema, podStatusToCri);

@@ -20,12 +20,16 @@ import {
 import { type ErrorCode, errorTable, TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { span } from "../base/trace.ts";
+import { Encoded } from "./encoded.ts";
 
 /** What a handler is told of its call; `signal` aborts when the client goes away or its deadline passes. */
 export type CallContext = { readonly signal: AbortSignal; readonly metadata: Metadata };
 
 type HandlerOf<M extends DescMethod> = M["methodKind"] extends "unary"
-  ? (request: MessageShape<M["input"]>, context: CallContext) => Promise<MessageInitShape<M["output"]>>
+  ? (
+      request: MessageShape<M["input"]>,
+      context: CallContext,
+    ) => Promise<MessageInitShape<M["output"]> | Encoded>
   : M["methodKind"] extends "server_streaming"
     ? (
         request: MessageShape<M["input"]>,
@@ -77,7 +81,9 @@ function definitionOf(method: DescMethod): MethodDefinition<object, object> {
     requestSerialize: (message) => Buffer.from(toBinary(method.input, create(method.input, message as Init))),
     requestDeserialize: (bytes) => fromBinary(method.input, bytes),
     responseSerialize: (message) =>
-      Buffer.from(toBinary(method.output, create(method.output, message as Init))),
+      message instanceof Encoded
+        ? message.bytes
+        : Buffer.from(toBinary(method.output, create(method.output, message as Init))),
     responseDeserialize: (bytes) => fromBinary(method.output, bytes),
   };
 }
