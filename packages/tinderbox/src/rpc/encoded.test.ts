@@ -11,7 +11,13 @@ import {
 describe("assemble", () => {
   it("gives the message that plain fields alone would", () => {
     const pod = { id: "pod", createdAt: 5n };
-    const containers = ["a", "b"].map((id) => ({ id, labels: { app: id }, exitCode: -1, createdAt: 7n }));
+    // The last is longer than one byte of a length can say.
+    const containers = ["a", "b", "c".repeat(40_000)].map((id) => ({
+      id,
+      labels: { app: id },
+      exitCode: -1,
+      createdAt: 7n,
+    }));
     const plain = { info: { info: "{}" }, timestamp: 3n };
     const podBytes = encodedOnce(PodSandboxStatusSchema, (one: typeof pod) => one);
     const containerBytes = encodedOnce(ContainerStatusSchema, (one: (typeof containers)[number]) => one);

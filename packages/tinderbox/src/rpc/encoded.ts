@@ -3,15 +3,23 @@
  * asks few have changed, and encoding is most of the answer's cost.
  */
 import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { WireType } from "@bufbuild/protobuf/wire";
 
 /** A whole message in bytes. */
 export class Encoded {
   readonly bytes: Buffer;
 
-  constructor(bytes: Uint8Array) {
-    this.bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  constructor(bytes: Buffer) {
+    this.bytes = bytes;
   }
+}
+
+/** A number below 2^32 in seven bits a byte, the lowest first. */
+function varint(value: number): number[] {
+  const bytes: number[] = [];
+  let left = value;
+  for (; left > 0x7f; left >>>= 7) bytes.push((left & 0x7f) | 0x80);
+  return [...bytes, left];
 }
 
 /** Gives an object's message in bytes, made once for each object: only for objects that never change. */
@@ -33,11 +41,12 @@ export function assemble<S extends DescMessage>(
   parts: { readonly [K in keyof S["field"]]?: readonly Uint8Array[] },
   plain: MessageInitShape<S>,
 ): Encoded {
-  const writer = new BinaryWriter();
+  const chunks: Uint8Array[] = [];
   for (const field of schema.fields) {
     const encoded: readonly Uint8Array[] = parts[field.localName] ?? [];
-    for (const bytes of encoded) writer.tag(field.number, WireType.LengthDelimited).bytes(bytes);
+    const tag = varint((field.number << 3) | WireType.LengthDelimited);
+    for (const bytes of encoded) chunks.push(Uint8Array.from([...tag, ...varint(bytes.length)]), bytes);
   }
-  writer.raw(toBinary(schema, create(schema, plain)));
-  return new Encoded(writer.finish());
+  chunks.push(toBinary(schema, create(schema, plain)));
+  return new Encoded(Buffer.concat(chunks));
 }

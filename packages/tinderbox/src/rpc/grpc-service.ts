@@ -100,15 +100,21 @@ async function serveUnary(
   ended: CallEnd,
 ): Promise<void> {
   const abort = new AbortController();
-  call.once("cancelled", () => abort.abort());
+  let isAnswered = false;
+  // Told of every call's end, too; an abort then would only cost the making of an error.
+  call.once("cancelled", () => {
+    if (!isAnswered) abort.abort();
+  });
   try {
     const answer = await (handler(call.request, {
       signal: abort.signal,
       metadata: call.metadata,
     }) as Promise<object>);
+    isAnswered = true;
     ended.well();
     reply(null, answer);
   } catch (thrown) {
+    isAnswered = true;
     ended.badly(thrown);
     reply(statusOf(thrown));
   }
