@@ -1,5 +1,5 @@
 /** The same VMM, guest and drives as a pod's, driven by the SDK alone: from spawn to the guest's call on vsock. */
-import { mkdtempSync, openSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { launchMachine, listenVsock } from "../packages/firecracker/src/index.ts";
 import { machineConfiguration } from "../packages/tinderbox/src/sandbox/microvm/machine-configuration.ts";
@@ -17,6 +17,7 @@ export async function bareBoot(
   writeFileSync(join(directory, "scratch.ext4"), "");
   truncateSync(join(directory, "scratch.ext4"), 10_240 * 2 ** 20);
   const outputFd = openSync(join(directory, "console.log"), "a");
+  stack.defer(() => closeSync(outputFd));
   const record = {
     directory,
     spec: { id: "bare", vcpus: 1, memoryMib: 256, network: { kind: "host" } },

@@ -35,9 +35,11 @@ async function readRoutes(
 
 /** Reads one interface with its global addresses and routes. */
 export async function readInterface(netns: string, name: string): Promise<SandboxInterface> {
-  const found = objectsOf(await run("ip", ["-j", "-n", netns, "addr", "show", "dev", name])).find(
-    (link) => link["ifname"] === name,
-  );
+  const [links, routes] = await Promise.all([
+    run("ip", ["-j", "-n", netns, "addr", "show", "dev", name]),
+    readRoutes(netns, name, "-4"),
+  ]);
+  const found = objectsOf(links).find((link) => link["ifname"] === name);
   if (!found)
     throw new TinderboxError("CNI", `${name} is not in the network namespace ${netns} after CNI ADD`);
   const infos = Array.isArray(found["addr_info"]) ? found["addr_info"].filter(isObject) : [];
@@ -49,7 +51,7 @@ export async function readInterface(netns: string, name: string): Promise<Sandbo
     name,
     mac: textOf(found["address"]),
     addresses,
-    routes: [...(await readRoutes(netns, name, "-4")), ...(hasV6 ? await readRoutes(netns, name, "-6") : [])],
+    routes: [...routes, ...(hasV6 ? await readRoutes(netns, name, "-6") : [])],
     mtu: typeof found["mtu"] === "number" ? found["mtu"] : 1500,
   };
 }
