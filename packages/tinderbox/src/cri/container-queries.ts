@@ -1,6 +1,6 @@
 /** ContainerStatus, ListContainers, StreamContainers. */
 import type { Container } from "../engine/contract.ts";
-import { assemble } from "../rpc/encoded.ts";
+import { assemble, encodedList } from "../rpc/encoded.ts";
 import {
   type ContainerFilter,
   ContainerState,
@@ -33,6 +33,7 @@ function matches(container: Container, filter: ContainerFilter | undefined): boo
 export function containerQueryCalls({ engine }: CriContext): RuntimeCalls {
   const select = (filter: ContainerFilter | undefined) =>
     engine.containers().filter((container) => matches(container, filter));
+  const answer = encodedList(ListContainersResponseSchema, "containers", encodedContainer);
   return {
     containerStatus: async ({ containerId, verbose }) => {
       const container = engine.container(idOf("container_id", containerId));
@@ -44,8 +45,7 @@ export function containerQueryCalls({ engine }: CriContext): RuntimeCalls {
         { info },
       );
     },
-    listContainers: async ({ filter }) =>
-      assemble(ListContainersResponseSchema, { containers: select(filter).map(encodedContainer) }, {}),
+    listContainers: async ({ filter }) => answer(select(filter)),
     async *streamContainers({ filter }) {
       for (const containers of inChunks(select(filter).map(containerToCri))) yield { containers };
     },

@@ -1,6 +1,6 @@
 /** PodSandboxStatus, ListPodSandbox, StreamPodSandboxes. */
 import type { Pod } from "../engine/contract.ts";
-import { assemble } from "../rpc/encoded.ts";
+import { assemble, encodedList } from "../rpc/encoded.ts";
 import {
   ListPodSandboxResponseSchema,
   type PodSandboxFilter,
@@ -28,6 +28,7 @@ function matches(pod: Pod, filter: PodSandboxFilter | undefined): boolean {
 export function podQueryCalls({ engine }: CriContext): RuntimeCalls {
   const select = (filter: PodSandboxFilter | undefined) =>
     engine.pods().filter((pod) => matches(pod, filter));
+  const answer = encodedList(ListPodSandboxResponseSchema, "items", encodedPod);
   return {
     podSandboxStatus: async ({ podSandboxId, verbose }) => {
       const pod = engine.pod(idOf("pod_sandbox_id", podSandboxId));
@@ -41,8 +42,7 @@ export function podQueryCalls({ engine }: CriContext): RuntimeCalls {
         },
       );
     },
-    listPodSandbox: async ({ filter }) =>
-      assemble(ListPodSandboxResponseSchema, { items: select(filter).map(encodedPod) }, {}),
+    listPodSandbox: async ({ filter }) => answer(select(filter)),
     async *streamPodSandboxes({ filter }) {
       for (const podSandboxes of inChunks(select(filter).map(podToCri))) yield { podSandboxes };
     },

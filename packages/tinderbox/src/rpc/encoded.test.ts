@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { create, fromBinary } from "@bufbuild/protobuf";
-import { assemble, encodedOnce } from "./encoded.ts";
+import { assemble, encodedList, encodedOnce } from "./encoded.ts";
 import {
+  ContainerSchema,
   ContainerStatusSchema,
+  ListContainersResponseSchema,
   PodSandboxStatusResponseSchema,
   PodSandboxStatusSchema,
 } from "./gen/runtime/v1/api_pb.ts";
@@ -44,5 +46,22 @@ describe("encodedOnce", () => {
     const source = { id: "a" };
     assert.equal(once(source), once(source));
     assert.equal(fromBinary(ContainerStatusSchema, once({ id: "a" })).id, "a2");
+  });
+});
+
+describe("encodedList", () => {
+  it("gives the last answer while its objects are the same, in the same order", () => {
+    const encode = encodedOnce(ContainerSchema, (one: { id: string }) => one);
+    const answer = encodedList(ListContainersResponseSchema, "containers", encode);
+    const ids = (items: readonly { id: string }[]): readonly string[] =>
+      fromBinary(ListContainersResponseSchema, answer(items).bytes).containers.map(({ id }) => id);
+    const [a, b] = [{ id: "a" }, { id: "b" }];
+    const first = answer([a, b]);
+    assert.equal(answer([a, b]), first);
+    assert.deepEqual(ids([a, b]), ["a", "b"]);
+    assert.deepEqual(ids([b, a]), ["b", "a"]);
+    assert.deepEqual(ids([b]), ["b"]);
+    assert.deepEqual(ids([b, { id: "c" }]), ["b", "c"]);
+    assert.deepEqual(ids([]), []);
   });
 });

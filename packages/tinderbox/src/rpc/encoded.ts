@@ -50,3 +50,21 @@ export function assemble<S extends DescMessage>(
   chunks.push(toBinary(schema, create(schema, plain)));
   return new Encoded(Buffer.concat(chunks));
 }
+
+/** Answers with nothing but a list: the last one is given again while its objects are the same, which never change. */
+export function encodedList<S extends DescMessage, T extends object>(
+  schema: S,
+  field: keyof S["field"],
+  encode: (item: T) => Uint8Array,
+): (items: readonly T[]) => Encoded {
+  let last: { readonly items: readonly T[]; readonly answer: Encoded } | undefined;
+  return (items) => {
+    const isSame = last?.items.length === items.length && last.items.every((item, n) => item === items[n]);
+    if (last === undefined || !isSame) {
+      // A computed key's type is any string; it is the one that `field` is.
+      const parts = { [field]: items.map(encode) } as { [K in keyof S["field"]]: Uint8Array[] };
+      last = { items, answer: assemble(schema, parts, {} as MessageInitShape<S>) };
+    }
+    return last.answer;
+  };
+}
