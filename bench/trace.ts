@@ -19,7 +19,8 @@ function readable(text: string): string {
 function linesOf(spans: readonly Span[], root: Span): readonly string[] {
   const inside = (parent: Span, depth: number): readonly string[] =>
     spans
-      .filter((span) => span.parent === parent.id)
+      // What goes on when the call has been answered is not a part of it.
+      .filter((span) => span.parent === parent.id && span.startMs <= root.startMs + root.durationMs)
       .sort((a, b) => a.startMs - b.startMs)
       .flatMap((span) => {
         const at = (span.startMs - root.startMs).toFixed(1).padStart(8);

@@ -28,29 +28,35 @@ function checkPath(cgroupPath: string): void {
   }
 }
 
+async function makeIn({ mountpoint, options }: Hierarchy, cgroupPath: string): Promise<string> {
+  const directory = join(mountpoint, cgroupPath);
+  await mkdir(directory, { recursive: true });
+  if (!options.includes("cpuset")) return directory;
+  // A new v1 cpuset has no CPU and no memory node, and takes no process until it is given some.
+  let at = mountpoint;
+  for (const part of relative(mountpoint, directory).split("/")) {
+    const parent = at;
+    at = join(at, part);
+    for (const file of ["cpuset.cpus", "cpuset.mems"]) {
+      if ((await readFile(join(at, file), "utf8")).trim() === "") {
+        await writeFile(join(at, file), (await readFile(join(parent, file), "utf8")).trim());
+      }
+    }
+  }
+  return directory;
+}
+
 /** Makes the pod's directory in every hierarchy; the paths. */
 export async function makePodCgroup(cgroupPath: string): Promise<readonly string[]> {
   checkPath(cgroupPath);
-  const made: string[] = [];
-  for (const { mountpoint, options } of await hierarchies()) {
-    const directory = join(mountpoint, cgroupPath);
-    await mkdir(directory, { recursive: true });
-    // A new v1 cpuset has no CPU and no memory node, and takes no process until it is given some.
-    if (options.includes("cpuset")) {
-      let at = mountpoint;
-      for (const part of relative(mountpoint, directory).split("/")) {
-        const parent = at;
-        at = join(at, part);
-        for (const file of ["cpuset.cpus", "cpuset.mems"]) {
-          if ((await readFile(join(at, file), "utf8")).trim() === "") {
-            await writeFile(join(at, file), (await readFile(join(parent, file), "utf8")).trim());
-          }
-        }
-      }
-    }
-    made.push(directory);
-  }
-  return made;
+  // A dozen of them with v1. All have ended before a failure is told: what is made later than its undoing would stay.
+  const all = await Promise.allSettled(
+    (await hierarchies()).map((hierarchy) => makeIn(hierarchy, cgroupPath)),
+  );
+  return all.map((one) => {
+    if (one.status === "rejected") throw one.reason;
+    return one.value;
+  });
 }
 
 async function treeBottomUp(directory: string): Promise<string[]> {
