@@ -12,8 +12,8 @@ export type OciMount = {
 
 export type MountFacts = {
   readonly privileged: boolean;
-  /** What the containers of the pod share as /dev/shm: the place's path */
-  readonly shmPath: string;
+  /** What the containers of the pod share as /dev/shm: the place's path; undefined: nothing */
+  readonly shmPath: string | undefined;
   readonly hasCgroupV2: boolean;
   /** In a microVM a path is a volume that the host serves, read-only where it is to be */
   readonly inGuest: boolean;
@@ -50,12 +50,19 @@ export function ociMounts(facts: MountFacts): readonly OciMount[] {
       options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
     },
     { destination: "/dev/mqueue", type: "mqueue", source: "mqueue", options: safe },
-    {
-      destination: "/dev/shm",
-      type: "bind",
-      source: facts.shmPath,
-      options: ["bind", "rprivate", "rw", ...safe],
-    },
+    facts.shmPath === undefined
+      ? {
+          destination: "/dev/shm",
+          type: "tmpfs",
+          source: "shm",
+          options: [...safe, "mode=1777", "size=65536k"],
+        }
+      : {
+          destination: "/dev/shm",
+          type: "bind",
+          source: facts.shmPath,
+          options: ["bind", "rprivate", "rw", ...safe],
+        },
     { destination: "/sys", type: "sysfs", source: "sysfs", options: [...safe, access] },
     {
       destination: "/sys/fs/cgroup",

@@ -20,8 +20,8 @@ import { defaultSeccomp } from "./seccomp-profile.ts";
 export type PlaceFacts = {
   readonly place: "host" | "microvm";
   readonly podCgroupPath: string;
-  /** What the pod's containers share as /dev/shm */
-  readonly shmPath: string;
+  /** What the pod's containers share as /dev/shm; undefined: nothing */
+  readonly shmPath: string | undefined;
   readonly hasCgroupV2: boolean;
   readonly capabilities: ReadonlySet<string>;
   /** No process of ours may have a lower one without the right to */

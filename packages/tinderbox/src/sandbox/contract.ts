@@ -175,12 +175,20 @@ export type Sandbox = {
   detach(): Promise<void>;
 };
 
+/**
+ * What agents and machines started now can do. Sandboxes outlive their daemon and meet the next version's, so this is one
+ * more with each change that a running one cannot follow: 2 has a /dev/shm for the whole pod, and block devices in microVMs.
+ */
+export const sandboxGeneration = 2;
+
 /** Enough to find a sandbox again, or to remove every trace of one whose start was cut short. */
 export type SandboxRecord = {
   readonly id: string;
   readonly place: "host" | "microvm";
   readonly handler: string;
   readonly directory: string;
+  /** `sandboxGeneration` when it was made; the first generation has none */
+  readonly generation?: number;
   readonly spec: SandboxSpec;
 };
 

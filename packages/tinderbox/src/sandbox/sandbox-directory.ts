@@ -39,7 +39,16 @@ export function parseProcessIdentity(text: string): ProcessIdentity | undefined 
   }
 }
 
-/** What the containers of a pod share as /dev/shm, by a path of its place: of its own, or the host's with the host's IPC. */
-export function sharedMemoryPath({ place, directory, spec }: SandboxRecord): string {
+/**
+ * What the containers of a pod share as /dev/shm, by a path of its place: of its own, or the host's with the host's IPC.
+ * undefined: each container has its own.
+ */
+export function sharedMemoryPath({
+  place,
+  directory,
+  generation = 1,
+  spec,
+}: SandboxRecord): string | undefined {
+  if (generation < 2) return undefined;
   return place === "host" && !spec.hostIpc ? join(directory, "shm") : "/dev/shm";
 }

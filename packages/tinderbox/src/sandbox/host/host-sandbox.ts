@@ -13,7 +13,7 @@ import { isAlive, type ProcessIdentity, signalProcess } from "../../base/process
 import { writeFileAtomic } from "../../base/write-file.ts";
 import { run, tryRun } from "../../native/run.ts";
 import { AgentSandbox, type Place } from "../agent-sandbox.ts";
-import type { SandboxFactory, SandboxRecord, SandboxSpec } from "../contract.ts";
+import { type SandboxFactory, type SandboxRecord, type SandboxSpec, sandboxGeneration } from "../contract.ts";
 import { makePodCgroup, removePodCgroup } from "../pod-cgroup.ts";
 import { parseProcessIdentity, sandboxDirectory, sharedMemoryPath } from "../sandbox-directory.ts";
 import { ImageMounts } from "./image-mounts.ts";
@@ -51,8 +51,8 @@ function agentArguments(record: SandboxRecord, cgroups: readonly string[]): stri
 
 /** As Kubernetes has it: 64 MiB, which count where they are written, and every container of the pod sees the same. */
 async function mountSharedMemory(record: SandboxRecord): Promise<void> {
-  if (record.spec.hostIpc) return;
   const path = sharedMemoryPath(record);
+  if (record.spec.hostIpc || path === undefined) return;
   await mkdir(path);
   await run("mount", ["-t", "tmpfs", "-o", "nosuid,nodev,noexec,mode=1777,size=64m", "shm", path]);
 }
@@ -132,6 +132,7 @@ export function createHostSandboxFactory(options: HostSandboxOptions): SandboxFa
       place: "host",
       handler,
       directory: sandboxDirectory(stateDir, spec.id),
+      generation: sandboxGeneration,
       spec,
     }),
     async start(record, signal) {

@@ -41,8 +41,11 @@ type Wanted = {
   readonly attach: (index: number) => Promise<void>;
 };
 
-/** The VMM's name of a drive. */
-export const driveId = (index: number): string => (index === 0 ? "scratch" : `slot_${index}`);
+/** The VMM's name of a drive: what it has been since the first version, whose machines may still run. */
+export const driveId = (index: number): string => (index === 0 ? "scratch" : `image_${index}`);
+
+/** A slot as the first version wrote it: images only. */
+type FirstSlot = { readonly index: number; readonly imageId: string; readonly containers: readonly string[] };
 
 /** The drives of one microVM: index 0 is the scratch drive, then come the read-only placeholders, then the writable ones. */
 export class DriveSlots {
@@ -71,7 +74,10 @@ export class DriveSlots {
     try {
       const value: unknown = JSON.parse(await readFile(join(directory, "drives.json"), "utf8"));
       // Our own file, written whole or not at all.
-      if (Array.isArray(value)) slots = value as DriveSlot[];
+      if (Array.isArray(value))
+        slots = (value as (DriveSlot | FirstSlot)[]).map((slot) =>
+          "imageId" in slot ? { ...slot, holds: slot.imageId, sizeBytes: 0 } : slot,
+        );
     } catch (cause) {
       if (errnoOf(cause) !== "ENOENT") throw cause;
     }
@@ -149,8 +155,8 @@ export class DriveSlots {
         sizeBytes: size - (size % 512),
         attach: (index: number) => this.#actions.setBacking(index, image.blockPath),
       };
-      const { index, sizeBytes } = await this.#take(containerId, wanted);
-      return { index, sizeBytes: BigInt(sizeBytes), fsType: image.fsType };
+      const { index } = await this.#take(containerId, wanted);
+      return { index, sizeBytes: BigInt(wanted.sizeBytes), fsType: image.fsType };
     });
   }
 

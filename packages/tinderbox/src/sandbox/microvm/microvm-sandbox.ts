@@ -19,7 +19,7 @@ import { UndoStack } from "../../base/undo.ts";
 import { writeFileAtomic } from "../../base/write-file.ts";
 import { AgentConnection } from "../../rpc/agent-client.ts";
 import { AgentSandbox, type Place } from "../agent-sandbox.ts";
-import type { SandboxFactory, SandboxRecord } from "../contract.ts";
+import { type SandboxFactory, type SandboxRecord, sandboxGeneration } from "../contract.ts";
 import { makePodCgroup, removePodCgroup } from "../pod-cgroup.ts";
 import { parseProcessIdentity, sandboxDirectory } from "../sandbox-directory.ts";
 import { attachDevices } from "./block-device-drives.ts";
@@ -176,7 +176,7 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
         case: "drive",
         value: await slots.acquireImage(containerId, image),
       }),
-      attachDevices: (spec) => attachDevices(slots, spec.id, spec.blockDevices),
+      attachDevices: (spec) => attachDevices(record, slots, spec),
       serveVolumes: (spec, signal) => volumes.acquire(spec.id, spec.volumes, signal),
       async releaseRootfs(containerId) {
         await volumes.release(containerId);
@@ -266,7 +266,14 @@ export function createMicrovmSandboxFactory(options: MicrovmSandboxOptions): San
           },
         );
       }
-      return { id: spec.id, place: "microvm", handler, directory: sandboxDirectory(stateDir, spec.id), spec };
+      return {
+        id: spec.id,
+        place: "microvm",
+        handler,
+        directory: sandboxDirectory(stateDir, spec.id),
+        generation: sandboxGeneration,
+        spec,
+      };
     },
     async start(record, signal) {
       const undo = new UndoStack();
