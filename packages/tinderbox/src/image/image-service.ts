@@ -1,28 +1,24 @@
 /** The image store of a node: pulls, keeps one block image each, removes what nobody holds. See contract.ts. */
 import { rmSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rm, stat } from "node:fs/promises";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { errnoOf, TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
-import { unpackArchive } from "./archive-files.ts";
 import { damageOf } from "./block-health.ts";
 import type { Digest, Image, ImageFsUsage, ImageService, PullOptions } from "./contract.ts";
-import { credentialsOf } from "./credentials.ts";
-import { findInDockerArchive } from "./docker-archive.ts";
 import { fetchImage } from "./fetch-image.ts";
-import type { ImageOrigin } from "./image-origin.ts";
 import { defaultImageSettings, type ImageSettings, isPinned } from "./image-settings.ts";
+import { type ImageSource, localImage, registryFor, registrySource, withSource } from "./image-source.ts";
 import { ImageStore } from "./image-store.ts";
-import { formatLocalSource, type LocalSource, localName } from "./local-source.ts";
+import type { LocalSource } from "./local-source.ts";
 import { parseManifest } from "./manifest.ts";
-import { directoryFiles, findInLayout, layoutOrigin } from "./oci-layout.ts";
 import { nameOf, parseReference, type Reference } from "./reference.ts";
-import { defaultPatience, type Patience, RegistryClient } from "./registry-client.ts";
+import type { Patience } from "./registry-client.ts";
+import { SharedPulls } from "./shared-pulls.ts";
 import { resolveNames } from "./short-names.ts";
-import { fetchSignatures } from "./signature-fetch.ts";
-import { checkPolicy, isAccepted, needsSignature } from "./signature-policy.ts";
-import type { HeldSignature } from "./simple-signing.ts";
+import { checkPolicy, isAccepted } from "./signature-policy.ts";
 import { digestOf } from "./verified-copy.ts";
+import { inWorkDirectory } from "./work-directory.ts";
 
 export type ImageServiceOptions = {
   readonly root: string;
@@ -36,21 +32,11 @@ export type ImageServiceOptions = {
 /** With these another registry may still have the image that a short name means. */
 const elsewhere: readonly string[] = ["NOT_FOUND", "REGISTRY", "REGISTRY_AUTH"];
 
-/** How an image that is brought is called, and whether it may be; both by the digest of what was asked for. */
-type Naming = {
-  readonly namesOf: (digest: string) => readonly string[];
-  /** The signatures by which the policy accepts it, `manifests` being the sha256 of index and manifest. @throws SIGNATURE */
-  readonly signaturesOf: (manifests: readonly string[], digest: string) => Promise<readonly HeldSignature[]>;
-};
-
-/** One pull that several callers may wait for; it ends when the last of them has gone. */
-type SharedPull = { readonly done: Promise<Image>; readonly stop: AbortController; waiters: number };
-
 class Images implements ImageService {
   readonly #options: ImageServiceOptions;
   readonly #store: ImageStore;
   readonly #directory: string;
-  readonly #pulls = new Map<string, SharedPull>();
+  readonly #pulls = new SharedPulls((reference, options) => this.#pull(reference, options));
   /** Conversions by image id: two names of one image convert once */
   readonly #conversions = new Map<string, Promise<void>>();
 
@@ -73,7 +59,7 @@ class Images implements ImageService {
     const faults: TinderboxError[] = [];
     for (const reference of candidates) {
       try {
-        return await this.#sharedPull(reference, given);
+        return await this.#pulls.pull(reference, given);
       } catch (cause) {
         const fault = TinderboxError.from(cause);
         if (candidates.length === 1 || !elsewhere.includes(fault.code)) throw cause;
@@ -87,140 +73,34 @@ class Images implements ImageService {
     );
   }
 
-  async #sharedPull(reference: Reference, options: PullOptions): Promise<Image> {
-    const key = JSON.stringify([reference, options.auth ?? null, options.authServer ?? ""]);
-    let shared = this.#pulls.get(key);
-    if (!shared) {
-      const stop = new AbortController();
-      const done = this.#pull(reference, { ...options, signal: stop.signal });
-      const own = { done, stop, waiters: 0 };
-      shared = own;
-      this.#pulls.set(key, own);
-      const forget = (): void => {
-        if (this.#pulls.get(key) === own) this.#pulls.delete(key);
-      };
-      stop.signal.addEventListener("abort", forget, { once: true });
-      void done.then(forget, forget);
-    }
-    const pull = shared;
-    pull.waiters++;
-    const signal = options.signal;
-    let onAbort = (): void => {};
-    const aborted = new Promise<never>((_, reject) => {
-      onAbort = () => reject(TinderboxError.from(signal?.reason, "ABORTED"));
-      if (signal?.aborted) onAbort();
-      else signal?.addEventListener("abort", onAbort, { once: true });
-    });
-    try {
-      return await Promise.race([pull.done, aborted]);
-    } finally {
-      signal?.removeEventListener("abort", onAbort);
-      if (--pull.waiters === 0)
-        pull.stop.abort(new TinderboxError("ABORTED", `pull of ${nameOf(reference)} was given up`));
-    }
-  }
-
   async #pull(reference: Reference, options: PullOptions & { signal: AbortSignal }): Promise<Image> {
-    const { signal, auth, authServer = "" } = options;
-    const { registries, policy, auth: sources, stallMs } = this.#settings;
-    // What is rejected whatever it is, is not even asked for.
-    if (!needsSignature(policy, reference)) checkPolicy(policy, reference, []);
-    const given = auth && { credentials: auth, server: authServer };
-    const client = new RegistryClient(reference, {
-      mirrors: registries.get(reference.registry)?.mirrors ?? [],
-      credentials: credentialsOf(reference, given, sources, signal),
-      signal,
-      patience: this.#options.patience ?? { ...defaultPatience, stallMs },
-    });
-    return await this.#inWorkDirectory(async (work) => {
-      const which = reference.digest ?? reference.tag ?? "latest";
-      return await this.#bring(client, which, work, options, {
-        namesOf: (digest) => [
-          ...(reference.tag === undefined ? [] : [`${nameOf(reference)}:${reference.tag}`]),
-          `${nameOf(reference)}@${digest}`,
-        ],
-        signaturesOf: async (manifests) => {
-          if (!needsSignature(policy, reference)) return [];
-          const found: HeldSignature[] = [];
-          // The index first: who signs a multi-platform image signs that.
-          for (const digest of manifests) {
-            found.push(...(await fetchSignatures(client, digest, work, signal)));
-            if (isAccepted(policy, reference, found)) break;
-          }
-          return checkPolicy(policy, reference, found);
-        },
-      });
-    });
+    const settings = this.#settings;
+    const client = registryFor(reference, options, settings, this.#options.patience);
+    return await inWorkDirectory(this.#directory, (work) =>
+      this.#bring(registrySource(client, reference, settings.policy, work, options.signal), work, options),
+    );
   }
 
   async importLocal(source: LocalSource, name: string, options: PullOptions = {}): Promise<Image> {
     const signal = options.signal ?? new AbortController().signal;
-    const { path, transport } = source;
     const { policy, shortNames } = this.#settings;
     const given = name === "" ? undefined : resolveNames(name, shortNames)[0];
-    const tagOf = (reference: Reference): string => `${nameOf(reference)}:${reference.tag ?? "latest"}`;
-    /** Nobody signs files: under a name that needs it they are refused. */
-    const under = (namesOf: (digest: string) => readonly string[]): Naming => ({
-      namesOf,
-      signaturesOf: async (_, digest) =>
-        namesOf(digest).flatMap((one) => checkPolicy(policy, parseReference(one), [])),
-    });
     try {
-      return await this.#inWorkDirectory(async (work) => {
-        const withSignal = { ...options, signal };
-        if (transport === "docker-archive") {
-          const files = await unpackArchive(path, work, signal);
-          const { origin, digest, names } = await findInDockerArchive(files, source.reference);
-          const own = names.length > 0 ? names : [tagOf(localName(path, ""))];
-          // An archive of docker has no manifest of which others would know the digest.
-          const naming = under(() => (given ? [tagOf(given)] : own));
-          return await this.#bring(origin, digest, work, withSignal, naming);
-        }
-        let files = directoryFiles(path);
-        if (transport === "oci-archive") {
-          const unpacked = await unpackArchive(path, work, signal);
-          files = (file) => unpacked.open(file);
-        }
-        const { digest, names } = await findInLayout(files, source.reference);
-        const reference = given ?? localName(path, names[0] ?? "");
-        const naming = under((own) => [tagOf(reference), `${nameOf(reference)}@${own}`]);
-        return await this.#bring(layoutOrigin(files), digest, work, withSignal, naming);
+      return await inWorkDirectory(this.#directory, async (work) => {
+        const found = await localImage(source, given, policy, work, signal);
+        return await this.#bring(found, work, { ...options, signal });
       });
     } catch (cause) {
       signal.throwIfAborted();
-      const error = TinderboxError.from(cause);
-      throw new TinderboxError(error.code, `${formatLocalSource(source)}: ${error.message}`, {
-        cause,
-        ...(error.hint !== undefined && { hint: error.hint }),
-      });
+      throw withSource(source, cause);
     }
   }
 
-  /** A directory for one pull, gone after it. A full disk is told as such. */
-  async #inWorkDirectory<T>(use: (directory: string) => Promise<T>): Promise<T> {
-    let work: string | undefined;
-    try {
-      work = await mkdtemp(join(this.#directory, "ingest", "pull-"));
-      return await use(work);
-    } catch (cause) {
-      if (isDiskFull(cause))
-        throw new TinderboxError("LIMIT", `${this.#directory}: no space left on the device`, {
-          cause,
-          hint: "remove images that are not used: tinderbox rmi",
-        });
-      throw cause;
-    } finally {
-      if (work !== undefined) await rm(work, { recursive: true, force: true });
-    }
-  }
-
-  /** The image that `which` is at `origin`, brought here if it is not here yet, under its names. */
+  /** The image that is at the source, brought here if it is not here yet, under its names. */
   async #bring(
-    origin: ImageOrigin,
-    which: string,
+    { origin, which, naming }: ImageSource,
     work: string,
     options: PullOptions & { signal: AbortSignal },
-    naming: Naming,
   ): Promise<Image> {
     const top = await origin.manifest(which);
     const digests = [digestOf(top.bytes)];
@@ -366,9 +246,7 @@ class Images implements ImageService {
   }
 
   async close(): Promise<void> {
-    for (const pull of this.#pulls.values())
-      pull.stop.abort(new TinderboxError("ABORTED", "the daemon stops"));
-    await Promise.allSettled([...this.#pulls.values()].map((pull) => pull.done));
+    await this.#pulls.close();
     this.#store.close();
   }
 }
@@ -377,14 +255,6 @@ class Images implements ImageService {
 function storedName(reference: Reference): string {
   const { tag, digest } = reference;
   return digest === undefined ? `${nameOf(reference)}:${tag}` : `${nameOf(reference)}@${digest}`;
-}
-
-function isDiskFull(cause: unknown): boolean {
-  const errno = errnoOf(cause) ?? "";
-  if (errno === "ENOSPC" || errno === "EDQUOT") return true;
-  // sqfstar says it in words.
-  if (!(cause instanceof Error)) return false;
-  return /No space left on device|Disk quota exceeded/.test(cause.message) || isDiskFull(cause.cause);
 }
 
 /** Opens the store below `root`; removes what an interrupted pull left. */
