@@ -197,7 +197,7 @@ const mistakes: readonly (readonly [string, string])[] = [
   ],
   [
     '[images.policy."a.b/c"]\ntype = "sigstoreSigned"\nkeys = ["/x"]\nsigned_identity = "exact"',
-    'images.policy."a.b/c".signed_identity: "exact": matchRepository or matchRepoDigestOrExact',
+    'images.policy."a.b/c".signed_identity: "exact": matchRepository or matchRepoDigestOrExact or matchDigest',
   ],
   [
     '[images.policy."a.b/c"]\ntype = "reject"\nkeys = ["/x"]',

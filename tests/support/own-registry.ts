@@ -91,6 +91,12 @@ export class OwnRegistry {
     return sha256(body);
   }
 
+  /** What the referrers API answers about a manifest; where it was not told it is not there. */
+  referrers(name: string, digest: string, index: object): void {
+    const body = Buffer.from(JSON.stringify(index));
+    this.#things.set(`/v2/${name}/referrers/${digest}`, { body, mediaType: mediaTypes.index });
+  }
+
   /** An image of plain tar layers; its manifest's digest. */
   image(name: string, layers: readonly Buffer[], tag = "latest", config: object = {}): string {
     const configBlob = this.blob(

@@ -81,12 +81,16 @@ const cosignImages = v.object({
 });
 
 /**
- * Fills `registry` with what cosign 2.4.3 signed (cosign-images.json says how) and writes its public keys to `dir`: paths
+ * Fills `registry` with what cosign 2.4.3 (or by `file` another) signed (the file says how) and writes its public keys to `dir`: paths
  * by the kind of key. The images call themselves registry.example/REPOSITORY.
  */
-export function serveCosignImages(registry: OwnRegistry, dir: string): ReadonlyMap<string, string> {
-  const file = readFileSync(join(import.meta.dirname, "cosign-images.json"), "utf8");
-  const { keys, repositories } = v.parse(cosignImages, JSON.parse(file));
+export function serveCosignImages(
+  registry: OwnRegistry,
+  dir: string,
+  file: "cosign-images.json" | "cosign3-images.json" = "cosign-images.json",
+): ReadonlyMap<string, string> {
+  const content = readFileSync(join(import.meta.dirname, file), "utf8");
+  const { keys, repositories } = v.parse(cosignImages, JSON.parse(content));
   for (const [name, { manifests, blobs, layers }] of Object.entries(repositories)) {
     for (const [tag, { mediaType, text }] of Object.entries(manifests))
       registry.manifestText(name, text, mediaType, tag);

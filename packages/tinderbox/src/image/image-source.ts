@@ -1,9 +1,11 @@
 /** What is to be brought, from a registry or from files: where it is, how it is called here, and whether it may be. */
 import { TinderboxError } from "../base/errors.ts";
 import { unpackArchive } from "./archive-files.ts";
+import { fetchBundles } from "./bundle-fetch.ts";
 import type { PullOptions } from "./contract.ts";
 import { credentialsOf } from "./credentials.ts";
 import { findInDockerArchive } from "./docker-archive.ts";
+import type { HeldSignature } from "./held-signature.ts";
 import type { ImageOrigin } from "./image-origin.ts";
 import type { ImageSettings } from "./image-settings.ts";
 import { formatLocalSource, type LocalSource, localName } from "./local-source.ts";
@@ -11,8 +13,13 @@ import { directoryFiles, findInLayout, layoutOrigin } from "./oci-layout.ts";
 import { nameOf, parseReference, type Reference } from "./reference.ts";
 import { defaultPatience, type Patience, RegistryClient } from "./registry-client.ts";
 import { fetchSignatures } from "./signature-fetch.ts";
-import { checkPolicy, isAccepted, needsSignature, type SignaturePolicy } from "./signature-policy.ts";
-import type { HeldSignature } from "./simple-signing.ts";
+import {
+  acceptsUnnamed,
+  checkPolicy,
+  isAccepted,
+  needsSignature,
+  type SignaturePolicy,
+} from "./signature-policy.ts";
 
 /** Both by the digest of what was asked for. */
 export type Naming = {
@@ -69,10 +76,13 @@ export function registrySource(
         if (!needsSignature(policy, reference)) return [];
         const found: HeldSignature[] = [];
         // The index first: who signs a multi-platform image signs that.
-        for (const digest of manifests) {
-          found.push(...(await fetchSignatures(client, digest, work, signal)));
-          if (isAccepted(policy, reference, found)) break;
-        }
+        for (const digest of manifests)
+          for (const fetch of acceptsUnnamed(policy, reference)
+            ? [fetchSignatures, fetchBundles]
+            : [fetchSignatures]) {
+            found.push(...(await fetch(client, digest, work, signal)));
+            if (isAccepted(policy, reference, found)) return checkPolicy(policy, reference, found);
+          }
         return checkPolicy(policy, reference, found);
       },
     },

@@ -5,7 +5,7 @@ import { DatabaseSync } from "node:sqlite";
 import * as v from "valibot";
 import { TinderboxError } from "../base/errors.ts";
 import type { Digest, Image, ImageConfig } from "./contract.ts";
-import type { HeldSignature } from "./simple-signing.ts";
+import type { HeldSignature } from "./held-signature.ts";
 
 const schema = `
 PRAGMA journal_mode = WAL;

@@ -75,6 +75,13 @@ function endpoints(registry: string, mirrors: readonly string[]): readonly Endpo
   return [...mirrors.map((mirror) => ({ url: mirror.replace(/\/+$/, ""), isMirror: true, tries: 1 })), own];
 }
 
+async function boundedManifest(response: Response, http: HttpOptions): Promise<Buffer> {
+  const bytes = await beginningOf(response, maxManifestBytes + 1, http);
+  if (bytes.length > maxManifestBytes)
+    throw new TinderboxError("IMAGE_MALFORMED", `the manifest is over ${maxManifestBytes} bytes`);
+  return bytes;
+}
+
 export class RegistryClient implements ImageOrigin {
   readonly #reference: Reference;
   readonly #options: RegistryOptions;
@@ -104,15 +111,33 @@ export class RegistryClient implements ImageOrigin {
     });
   }
 
-  /** A manifest by tag at the place that the image's own manifest came from, and nowhere else. @throws as `manifest` */
-  async manifestBeside(tag: string): Promise<ManifestBytes> {
+  /** A manifest by tag or digest at the place that the image's own manifest came from, and nowhere else. @throws as `manifest` */
+  async manifestBeside(which: string): Promise<ManifestBytes> {
+    return await this.#beside(`manifest ${which}`, (endpoint) => this.#manifestAt(endpoint, which));
+  }
+
+  /** The index of what refers to the manifest `digest`, at the same place. @throws as `manifest`; NOT_FOUND where nobody keeps one */
+  async referrersBeside(digest: string): Promise<Buffer> {
+    return await this.#beside(`referrers of ${digest}`, (endpoint) => {
+      const http = this.#http(this.#options.signal);
+      return this.#retrying(endpoint, http.signal, async () => {
+        const accept = "application/vnd.oci.image.index.v1+json";
+        return await boundedManifest(
+          await this.#get(endpoint, `referrers/${digest}`, { accept }, http),
+          http,
+        );
+      });
+    });
+  }
+
+  async #beside<T>(what: string, work: (endpoint: Endpoint) => Promise<T>): Promise<T> {
     const source = this.#source;
     if (source === undefined) throw new TinderboxError("INTERNAL", "no manifest was asked for yet");
     try {
-      return await this.#manifestAt({ ...source, tries }, tag);
+      return await work({ ...source, tries });
     } catch (cause) {
       this.#options.signal.throwIfAborted();
-      throw this.#named(`manifest ${tag}`, TinderboxError.from(cause));
+      throw this.#named(what, TinderboxError.from(cause));
     }
   }
 
@@ -121,9 +146,7 @@ export class RegistryClient implements ImageOrigin {
     return this.#retrying(endpoint, http.signal, async () => {
       const accept = manifestTypes.join(", ");
       const response = await this.#get(endpoint, `manifests/${which}`, { accept }, http);
-      const bytes = await beginningOf(response, maxManifestBytes + 1, http);
-      if (bytes.length > maxManifestBytes)
-        throw new TinderboxError("IMAGE_MALFORMED", `the manifest is over ${maxManifestBytes} bytes`);
+      const bytes = await boundedManifest(response, http);
       const isDigest = which.includes(":");
       const digest = digestOf(bytes, isDigest ? which : undefined);
       if (isDigest && which !== digest)

@@ -6,9 +6,10 @@ import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { TinderboxError } from "../base/errors.ts";
+import type { HeldSignature } from "./held-signature.ts";
 import { descriptorSchema, parseJson } from "./manifest.ts";
 import type { RegistryClient } from "./registry-client.ts";
-import { type HeldSignature, parsePayload, payloadMediaType, signatureAnnotation } from "./simple-signing.ts";
+import { parsePayload, payloadMediaType, signatureAnnotation } from "./simple-signing.ts";
 
 const maxSignatures = 100;
 const maxPayloadBytes = 64 << 10;

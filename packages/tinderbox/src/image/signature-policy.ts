@@ -2,11 +2,11 @@
 import { createPublicKey, type KeyObject } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { errnoOf, TinderboxError } from "../base/errors.ts";
+import { type HeldSignature, verifySignature } from "./held-signature.ts";
 import { nameOf, type Reference } from "./reference.ts";
-import { type HeldSignature, verifySimpleSigning } from "./simple-signing.ts";
 
-/** How the docker-reference of a signature must be that of the image */
-export const signedIdentities = ["matchRepository", "matchRepoDigestOrExact"] as const;
+/** How the docker-reference of a signature must be that of the image; with `matchDigest` it may be any, or none */
+export const signedIdentities = ["matchRepository", "matchRepoDigestOrExact", "matchDigest"] as const;
 export type SignedIdentity = (typeof signedIdentities)[number];
 
 export type PolicyRule =
@@ -79,6 +79,12 @@ export function needsSignature(policy: SignaturePolicy, reference: Reference): b
   return ruleFor(policy, reference).type === "sigstoreSigned";
 }
 
+/** Whether a signature that names no repository can count, as those in sigstore bundles. */
+export function acceptsUnnamed(policy: SignaturePolicy, reference: Reference): boolean {
+  const rule = ruleFor(policy, reference);
+  return rule.type === "sigstoreSigned" && rule.signedIdentity === "matchDigest";
+}
+
 /** As `checkPolicy`, as a yes or no. */
 export function isAccepted(
   policy: SignaturePolicy,
@@ -104,24 +110,37 @@ export function checkPolicy(
 ): readonly HeldSignature[] {
   const rule = ruleFor(policy, reference);
   if (rule.type === "insecureAcceptAnything") return [];
-  const refused = (why: string): TinderboxError =>
-    new TinderboxError("SIGNATURE", `SignatureValidationFailed: ${nameOf(reference)}: ${why}`);
+  const refused = (why: string, more: { readonly hint?: string } = {}): TinderboxError =>
+    new TinderboxError("SIGNATURE", `SignatureValidationFailed: ${nameOf(reference)}: ${why}`, more);
   if (rule.type === "reject") throw refused("the policy rejects images from there");
   const { keys, signedIdentity } = rule;
-  const isWanted = (signed: Reference): boolean => isSameIdentity(signedIdentity, signed, reference);
+  const isWanted = (signed: Reference | undefined): boolean =>
+    isSameIdentity(signedIdentity, signed, reference);
   const judged = signatures.map((signature) => ({
     signature,
-    fault: verifySimpleSigning(signature, keys, isWanted),
+    fault: verifySignature(signature, keys, isWanted),
   }));
   const good = judged.filter(({ fault }) => fault === undefined);
   if (good.length > 0) return good.map(({ signature }) => signature);
-  if (judged.length === 0) throw refused("the policy wants a signature, and none is known for this image");
+  if (judged.length === 0)
+    throw refused(
+      "the policy wants a signature, and none is known for this image",
+      unnamedHint(signedIdentity),
+    );
   const faults = [...new Set(judged.map(({ fault }) => fault))].slice(0, 5);
   throw refused(`none of ${judged.length} signatures counts: ${faults.join("; ")}`);
 }
 
-function isSameIdentity(rule: SignedIdentity, signed: Reference, wanted: Reference): boolean {
-  if (nameOf(signed) !== nameOf(wanted)) return false;
+function unnamedHint(rule: SignedIdentity): { readonly hint?: string } {
+  if (rule === "matchDigest") return {};
+  return {
+    hint: `Sigstore bundles, as cosign 3 makes them, name no repository: they need signed_identity = "matchDigest", not ${rule}.`,
+  };
+}
+
+function isSameIdentity(rule: SignedIdentity, signed: Reference | undefined, wanted: Reference): boolean {
+  if (rule === "matchDigest") return true;
+  if (signed === undefined || nameOf(signed) !== nameOf(wanted)) return false;
   // Of a digest the signature has its own word: the digest of the image.
   if (rule === "matchRepository" || wanted.tag === undefined) return true;
   return signed.tag === wanted.tag;
