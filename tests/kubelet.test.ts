@@ -133,6 +133,13 @@ keys = ["${join(work, "cosign.pub")}"]
             livenessProbe: { httpGet: { path: "/", port: 8080 }, periodSeconds: 2, timeoutSeconds: 5 },
             lifecycle: { preStop: { exec: { command: ["sh", "-c", "echo before the end > /proc/1/fd/1"] } } },
           },
+          {
+            name: "health",
+            image: `${registry.host}/test/grpc-health:v1`,
+            command: ["/grpc-health"],
+            readinessProbe: { grpc: { port: 9000 }, periodSeconds: 1, timeoutSeconds: 5 },
+            livenessProbe: { grpc: { port: 9000 }, periodSeconds: 2, timeoutSeconds: 5 },
+          },
         ],
       },
     });
@@ -172,8 +179,8 @@ keys = ["${join(work, "cosign.pub")}"]
         containers: [{ name: "main", image: `${registry.host}/signed/app:v1`, command: ["sleep", "1000"] }],
       },
     });
-    const fileLayer = (name: string, content: Buffer): Buffer => {
-      writeFileSync(join(work, name), content);
+    const fileLayer = (name: string, content: Buffer, mode = 0o644): Buffer => {
+      writeFileSync(join(work, name), content, { mode });
       return execFileSync("tar", ["-C", work, "-cf", "-", name], { maxBuffer: 1 << 27 });
     };
     /** An image that no compression makes small. */
@@ -258,6 +265,12 @@ keys = ["${join(work, "cosign.pub")}"]
         ["signed/app", "v1"],
       ] as const)
         await pushBusyboxImage(registry.url, name, tag);
+      const health = fileLayer(
+        "grpc-health",
+        readFileSync(join(import.meta.dirname, "clients-kubelet/bin/grpc-health")),
+        0o755,
+      );
+      await pushImage(registry.url, "test/grpc-health", "v1", [health], {});
       makeKey(work, "cosign");
       // A file system of its own: how full it is, is known.
       mkdirSync(imagesRoot, { recursive: true });
@@ -347,7 +360,7 @@ keys = ["${join(work, "cosign.pub")}"]
       assert.ok(imageNames().includes("test/unused:v1"));
       await kubelet.start();
       await eventually("the unused images are removed", 90, () =>
-        assert.deepEqual(imageNames(), ["test/busybox:latest", "test/pinned:v1"]),
+        assert.deepEqual(imageNames(), ["test/busybox:latest", "test/grpc-health:v1", "test/pinned:v1"]),
       );
       await eventually("the pod is ready", 60, ready);
       const summary: { node: { runtime: { imageFs: Record<string, number> } } } = JSON.parse(
@@ -443,7 +456,7 @@ keys = ["${join(work, "cosign.pub")}"]
       const { status } = await kubelet.pod("web");
       assert.deepEqual(
         status.containerStatuses?.map(({ restartCount }) => restartCount),
-        [0],
+        [0, 0],
       );
     });
 

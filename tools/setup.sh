@@ -108,9 +108,13 @@ clients() {
 }
 
 kubelet() {
-  newer tests/clients-kubelet/bin/kubelet tests/clients-kubelet/go.mod tests/clients-kubelet/go.sum && return 0
-  step "kubelet v1.36.3" "a real node's agent, from the Go module proxy; takes minutes" \
-    env -C tests/clients-kubelet CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/kubelet k8s.io/kubernetes/cmd/kubelet
+  if ! newer tests/clients-kubelet/bin/kubelet tests/clients-kubelet/go.mod tests/clients-kubelet/go.sum; then
+    step "kubelet v1.36.3" "a real node's agent, from the Go module proxy; takes minutes" \
+      env -C tests/clients-kubelet CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/kubelet k8s.io/kubernetes/cmd/kubelet
+  fi
+  newer tests/clients-kubelet/bin/grpc-health tests/clients-kubelet/grpc-health tests/clients-kubelet/go.mod tests/clients-kubelet/go.sum && return 0
+  step "grpc-health" "what the kubelet's gRPC probes ask" \
+    env -C tests/clients-kubelet CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o bin/grpc-health ./grpc-health
 }
 
 # Debian 12's criu 3.17 knows no kernel from 6.13 on. Debian 13's is unpacked, not installed, and brings its own C library.
