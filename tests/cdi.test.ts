@@ -7,12 +7,13 @@ import { buffer } from "node:stream/consumers";
 import { after, before, describe, test } from "node:test";
 import { pack } from "tar-stream";
 import { NamespaceMode } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { pushBusyboxImage, pushImage } from "./support/busybox-image.ts";
-import { type TestCni, writeBridgeConf } from "./support/cni.ts";
-import { type ContainerInit, type TestContainer, TestCri } from "./support/cri-client.ts";
-import { startDaemon, type TestDaemon } from "./support/daemon.ts";
-import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
-import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
+import { pushImage } from "./support/busybox-image.ts";
+import type { TestCni } from "./support/cni.ts";
+import type { ContainerInit, TestContainer, TestCri } from "./support/cri-client.ts";
+import { startCriStage, stopCriStage } from "./support/cri-stage.ts";
+import type { TestDaemon } from "./support/daemon.ts";
+import { assertNothingAdded, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import type { TestRegistry } from "./support/test-registry.ts";
 
 const ownPid = { namespaceOptions: { pid: NamespaceMode.CONTAINER } };
 
@@ -100,27 +101,13 @@ describe("CDI devices", () => {
       },
       { env: ["CDI_FILE=once"] },
     );
-    registry = await startRegistry({ dir: join(work, "registry") });
-    image = `${registry.host}/test/busybox:latest`;
-    await pushBusyboxImage(registry.url, "test/busybox", "latest");
-    cni = writeBridgeConf(join(work, "cni"));
-    daemon = await startDaemon({
-      root: join(work, "root"),
-      state: join(work, "run"),
-      configToml: `cdi_spec_dirs = ${JSON.stringify([specs, above])}\n[cni]\nconf_dir = ${JSON.stringify(cni.confDir)}\nbin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]\n`,
-    });
-    cri = new TestCri(daemon.socket, work);
-    await cri.pull(image);
+    const settings = `cdi_spec_dirs = ${JSON.stringify([specs, above])}\n`;
+    ({ registry, cni, daemon, cri, image } = await startCriStage(work, { settings }));
   });
   let isDown = false;
   const tearDown = async (): Promise<void> => {
-    await cri.removePods();
-    cri[Symbol.dispose]();
-    await daemon.stop();
-    await registry.stop();
-    cni.remove();
+    await stopCriStage(work, { registry, cni, daemon, cri });
     execFileSync("losetup", ["--detach", loop]);
-    rmSync(work, { recursive: true, force: true });
   };
   after(async () => {
     if (!isDown) await tearDown();
@@ -294,8 +281,6 @@ describe("CDI devices", () => {
     await tearDown();
     isDown = true;
     assert.equal(existsSync(work), false);
-    const differences = diffSnapshots(snapshot, snapshotHost([]));
-    const leaked = differences.filter(({ added }) => added.length > 0);
-    assert.deepEqual(leaked, [], formatDiff(snapshot, differences));
+    assertNothingAdded(snapshot);
   });
 });

@@ -6,7 +6,6 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
-  rmSync,
   statSync,
   writeFileSync,
 } from "node:fs";
@@ -17,12 +16,12 @@ import {
   NamespaceMode,
   SecurityProfile_ProfileType,
 } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { pushBusyboxImage } from "./support/busybox-image.ts";
-import { type TestCni, writeBridgeConf } from "./support/cni.ts";
-import { type TestContainer, TestCri } from "./support/cri-client.ts";
-import { startDaemon, type TestDaemon } from "./support/daemon.ts";
-import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
-import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
+import type { TestCni } from "./support/cni.ts";
+import type { TestContainer, TestCri } from "./support/cri-client.ts";
+import { startCriStage, stopCriStage } from "./support/cri-stage.ts";
+import type { TestDaemon } from "./support/daemon.ts";
+import { assertNothingAdded, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import type { TestRegistry } from "./support/test-registry.ts";
 
 /** What a kubelet's metrics endpoint passes on. */
 const wantedMetrics =
@@ -67,27 +66,10 @@ describe("fields of the CRI", () => {
 
   before(async () => {
     snapshot = snapshotHost([]);
-    registry = await startRegistry({ dir: join(work, "registry") });
-    image = `${registry.host}/test/busybox:latest`;
-    await pushBusyboxImage(registry.url, "test/busybox", "latest");
-    cni = writeBridgeConf(join(work, "cni"));
-    daemon = await startDaemon({
-      root: join(work, "root"),
-      state: join(work, "run"),
-      configToml: cni.toml,
-    });
-    cri = new TestCri(daemon.socket, work);
-    await cri.pull(image);
+    ({ registry, cni, daemon, cri, image } = await startCriStage(work));
   });
 
-  const tearDown = async (): Promise<void> => {
-    await cri.removePods();
-    cri[Symbol.dispose]();
-    await daemon.stop();
-    await registry.stop();
-    cni.remove();
-    rmSync(work, { recursive: true, force: true });
-  };
+  const tearDown = (): Promise<void> => stopCriStage(work, { registry, cni, daemon, cri });
   let isDown = false;
   after(async () => {
     if (!isDown) await tearDown();
@@ -389,8 +371,6 @@ describe("fields of the CRI", () => {
   test("nothing is left on the host", async () => {
     await tearDown();
     isDown = true;
-    const differences = diffSnapshots(snapshot, snapshotHost([]));
-    const leaked = differences.filter(({ added }) => added.length > 0);
-    assert.deepEqual(leaked, [], formatDiff(snapshot, differences));
+    assertNothingAdded(snapshot);
   });
 });

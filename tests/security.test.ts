@@ -9,7 +9,6 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
-  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -20,12 +19,13 @@ import { after, before, describe, test } from "node:test";
 import { type Header, pack } from "tar-stream";
 import { describeEscapes, findKnownEscapes } from "../packages/tinderbox/src/native/known-escapes.ts";
 import { NamespaceMode, PodSandboxState } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { pushBusyboxImage, pushImage } from "./support/busybox-image.ts";
-import { type TestCni, writeBridgeConf } from "./support/cni.ts";
-import { type TestContainer, TestCri } from "./support/cri-client.ts";
-import { startDaemon, type TestDaemon } from "./support/daemon.ts";
+import { pushImage } from "./support/busybox-image.ts";
+import type { TestCni } from "./support/cni.ts";
+import type { TestContainer, TestCri } from "./support/cri-client.ts";
+import { startCriStage, stopCriStage } from "./support/cri-stage.ts";
+import type { TestDaemon } from "./support/daemon.ts";
 import { eventually } from "./support/kubelet.ts";
-import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
+import type { TestRegistry } from "./support/test-registry.ts";
 
 const work = mkdtempSync("/tmp/tb-");
 let registry: TestRegistry;
@@ -60,27 +60,9 @@ const refused = (code: string, message: RegExp) => (thrown: unknown) => {
 };
 
 before(async () => {
-  registry = await startRegistry({ dir: join(work, "registry") });
-  cni = writeBridgeConf(join(work, "cni"));
-  daemon = await startDaemon({
-    root: join(work, "root"),
-    state: join(work, "run"),
-    configToml: cni.toml,
-    logLevel: "info",
-  });
-  cri = new TestCri(daemon.socket, work);
-  await pushBusyboxImage(registry.url, "test/busybox", "latest");
-  busybox = `${registry.host}/test/busybox:latest`;
-  await cri.pull(busybox);
+  ({ registry, cni, daemon, cri, image: busybox } = await startCriStage(work, { logLevel: "info" }));
 });
-after(async () => {
-  await cri.removePods();
-  cri[Symbol.dispose]();
-  await daemon.stop();
-  await registry.stop();
-  cni.remove();
-  rmSync(work, { recursive: true, force: true });
-});
+after(() => stopCriStage(work, { registry, cni, daemon, cri }));
 
 for (const handler of ["crun", "firecracker"]) {
   describe(`security of ${handler}`, () => {

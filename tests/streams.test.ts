@@ -5,15 +5,15 @@ import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync } 
 import { connect } from "node:net";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { pushBusyboxImage } from "./support/busybox-image.ts";
-import { type TestCni, writeBridgeConf } from "./support/cni.ts";
+import type { TestCni } from "./support/cni.ts";
 import { type CommandClient, openCommand, type Transport, transports } from "./support/command-client.ts";
-import { type ContainerInit, type TestContainer, TestCri } from "./support/cri-client.ts";
-import { startDaemon, type TestDaemon } from "./support/daemon.ts";
+import type { ContainerInit, TestContainer, TestCri } from "./support/cri-client.ts";
+import { startCriStage, stopCriStage } from "./support/cri-stage.ts";
+import type { TestDaemon } from "./support/daemon.ts";
 import { eventually } from "./support/kubelet.ts";
 import { descendantsOf } from "./support/process-tree.ts";
 import { SpdyClient } from "./support/spdy-client.ts";
-import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
+import type { TestRegistry } from "./support/test-registry.ts";
 
 const work = mkdtempSync("/tmp/tb-");
 const mib = 1 << 20;
@@ -31,27 +31,9 @@ let cri: TestCri;
 let image = "";
 
 before(async () => {
-  registry = await startRegistry({ dir: join(work, "registry") });
-  cni = writeBridgeConf(join(work, "cni"));
-  daemon = await startDaemon({
-    root: join(work, "root"),
-    state: join(work, "run"),
-    configToml: cni.toml,
-    logLevel: "info",
-  });
-  cri = new TestCri(daemon.socket, work);
-  await pushBusyboxImage(registry.url, "test/busybox", "latest");
-  image = `${registry.host}/test/busybox:latest`;
-  await cri.pull(image);
+  ({ registry, cni, daemon, cri, image } = await startCriStage(work, { logLevel: "info" }));
 });
-after(async () => {
-  await cri.removePods();
-  cri[Symbol.dispose]();
-  await daemon.stop();
-  await registry.stop();
-  cni.remove();
-  rmSync(work, { recursive: true, force: true });
-});
+after(() => stopCriStage(work, { registry, cni, daemon, cri }));
 
 const daemonPid = (): number => daemon.child.pid ?? 0;
 const openFiles = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;

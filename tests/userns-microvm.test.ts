@@ -9,7 +9,6 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
-  rmSync,
   statSync,
   writeFileSync,
 } from "node:fs";
@@ -22,9 +21,10 @@ import { NamespaceMode } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_
 import { pushBusyboxImage } from "./support/busybox-image.ts";
 import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { type ContainerInit, type PodInit, type TestContainer, TestCri } from "./support/cri-client.ts";
+import { stopCriStage } from "./support/cri-stage.ts";
 import { crictlPath } from "./support/crictl.ts";
 import { startDaemon, type TestDaemon } from "./support/daemon.ts";
-import { diffSnapshots, formatDiff, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import { assertNothingAdded, type Snapshot, snapshotHost } from "./support/leak-report.ts";
 import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
 
 /** As critest has it: the pod's ids inside and outside overlap. */
@@ -104,14 +104,7 @@ describe("user namespaces in a microVM", () => {
     });
   });
 
-  const tearDown = async (): Promise<void> => {
-    await cri.removePods();
-    cri[Symbol.dispose]();
-    await daemon.stop();
-    await registry.stop();
-    cni.remove();
-    rmSync(work, { recursive: true, force: true });
-  };
+  const tearDown = (): Promise<void> => stopCriStage(work, { registry, cni, daemon, cri });
   let isDown = false;
   after(async () => {
     if (!isDown) await tearDown();
@@ -364,8 +357,6 @@ describe("user namespaces in a microVM", () => {
   test("nothing is left on the host", async () => {
     await tearDown();
     isDown = true;
-    const differences = diffSnapshots(snapshot, snapshotHost([]));
-    const leaked = differences.filter(({ added }) => added.length > 0);
-    assert.deepEqual(leaked, [], formatDiff(snapshot, differences));
+    assertNothingAdded(snapshot);
   });
 });

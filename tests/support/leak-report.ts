@@ -1,4 +1,5 @@
 /** What a host holds that a runtime could leave behind, before and after. */
+import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
@@ -139,4 +140,11 @@ export function formatDiff(before: Snapshot, differences: readonly Difference[])
     for (const line of added) lines.push(`  left behind: ${line}`);
   }
   return lines.join("\n");
+}
+
+/** That this host has nothing which it had not `before`. */
+export function assertNothingAdded(before: Snapshot): void {
+  const differences = diffSnapshots(before, snapshotHost([]));
+  const added = differences.filter((one) => one.added.length > 0);
+  assert.deepEqual(added, [], formatDiff(before, differences));
 }
