@@ -21,14 +21,15 @@ const path = process.env["TINDERBOX_TRACE"];
 const around = path === undefined ? undefined : new AsyncLocalStorage<number>();
 let lastId = 0;
 
-/** Does `work`; with a trace, writes down how long it took, be it a promise or not. */
-export function span<T>(kind: string, detail: string, work: () => T): T {
+/** Does `work`; with a trace, writes down how long it took, be it a promise or not. A detail that has to be made is made for a trace alone. */
+export function span<T>(kind: string, detail: string | (() => string), work: () => T): T {
   if (path === undefined || around === undefined) return work();
   const id = ++lastId;
   const parent = around.getStore() ?? 0;
   const startMs = performance.now();
   const end = (): void => {
-    const one: Span = { id, parent, kind, detail, startMs, durationMs: performance.now() - startMs };
+    const text = typeof detail === "string" ? detail : detail();
+    const one: Span = { id, parent, kind, detail: text, startMs, durationMs: performance.now() - startMs };
     appendFileSync(path, `${JSON.stringify(one)}\n`);
   };
   let isPromise = false;

@@ -7,7 +7,11 @@ let sequence = 0;
 
 /** Writes `content` to `path` so that a reader, or a crash, sees the old content or all of the new. */
 export function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o600): Promise<void> {
-  return span("write", basename(path), () => write(path, content, mode));
+  return span(
+    "write",
+    () => basename(path),
+    () => write(path, content, mode),
+  );
 }
 
 async function write(path: string, content: string | Uint8Array, mode: number): Promise<void> {

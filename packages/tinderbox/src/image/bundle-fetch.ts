@@ -7,6 +7,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { TinderboxError } from "../base/errors.ts";
 import type { HeldSignature } from "./held-signature.ts";
+import { ifThere } from "./if-there.ts";
 import type { Descriptor } from "./image-origin.ts";
 import { descriptorSchema, parseJson } from "./manifest.ts";
 import type { RegistryClient } from "./registry-client.ts";
@@ -26,16 +27,6 @@ const referrersIndex = v.object({
   ),
 });
 const bundleManifest = v.object({ layers: v.array(descriptorSchema) });
-
-/** What is there, or undefined. */
-async function ifThere<T>(what: Promise<T>): Promise<T | undefined> {
-  try {
-    return await what;
-  } catch (cause) {
-    if (cause instanceof TinderboxError && cause.code === "NOT_FOUND") return undefined;
-    throw cause;
-  }
-}
 
 /**
  * The signatures by a key in the bundles about the manifest or index `digest` (sha256).

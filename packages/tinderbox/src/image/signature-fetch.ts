@@ -7,6 +7,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { TinderboxError } from "../base/errors.ts";
 import type { HeldSignature } from "./held-signature.ts";
+import { ifThere } from "./if-there.ts";
 import { descriptorSchema, parseJson } from "./manifest.ts";
 import type { RegistryClient } from "./registry-client.ts";
 import { parsePayload, payloadMediaType, signatureAnnotation } from "./simple-signing.ts";
@@ -50,14 +51,9 @@ async function listSignatures(
   digest: string,
 ): Promise<readonly { descriptor: v.InferOutput<typeof descriptorSchema>; base64: string }[]> {
   const tag = `${digest.replace(":", "-")}.sig`;
-  let bytes: Buffer;
-  try {
-    ({ bytes } = await client.manifestBeside(tag));
-  } catch (cause) {
-    if (cause instanceof TinderboxError && cause.code === "NOT_FOUND") return [];
-    throw cause;
-  }
-  const { layers } = parseJson(signatureManifest, bytes, `the signatures' manifest ${tag}`);
+  const found = await ifThere(client.manifestBeside(tag));
+  if (found === undefined) return [];
+  const { layers } = parseJson(signatureManifest, found.bytes, `the signatures' manifest ${tag}`);
   // Attestations and the like are kept there too.
   const all = layers.flatMap(({ annotations, ...descriptor }) => {
     const base64 = annotations[signatureAnnotation];

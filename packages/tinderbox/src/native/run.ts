@@ -21,7 +21,11 @@ export type RunResult = { readonly code: number; readonly stdout: string; readon
 
 /** Runs `file` with `args` (no shell) and returns whatever its exit status; throws when it cannot start, times out or dies by a signal. */
 export function tryRun(file: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
-  return span("run", [basename(file), ...args].join(" "), () => runToItsEnd(file, args, options));
+  return span(
+    "run",
+    () => [basename(file), ...args].join(" "),
+    () => runToItsEnd(file, args, options),
+  );
 }
 
 async function runToItsEnd(file: string, args: readonly string[], options: RunOptions): Promise<RunResult> {

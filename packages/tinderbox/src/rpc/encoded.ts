@@ -3,7 +3,7 @@
  * asks few have changed, and encoding is most of the answer's cost.
  */
 import { create, type DescMessage, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { WireType } from "@bufbuild/protobuf/wire";
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 
 /** A whole message in bytes. */
 export class Encoded {
@@ -12,14 +12,6 @@ export class Encoded {
   constructor(bytes: Buffer) {
     this.bytes = bytes;
   }
-}
-
-/** A number below 2^32 in seven bits a byte, the lowest first. */
-function varint(value: number): number[] {
-  const bytes: number[] = [];
-  let left = value;
-  for (; left > 0x7f; left >>>= 7) bytes.push((left & 0x7f) | 0x80);
-  return [...bytes, left];
 }
 
 /** Gives an object's message in bytes, made once for each object: only for objects that never change. */
@@ -41,14 +33,13 @@ export function assemble<S extends DescMessage>(
   parts: { readonly [K in keyof S["field"]]?: readonly Uint8Array[] },
   plain: MessageInitShape<S>,
 ): Encoded {
-  const chunks: Uint8Array[] = [];
+  const writer = new BinaryWriter();
   for (const field of schema.fields) {
     const encoded: readonly Uint8Array[] = parts[field.localName] ?? [];
-    const tag = varint((field.number << 3) | WireType.LengthDelimited);
-    for (const bytes of encoded) chunks.push(Uint8Array.from([...tag, ...varint(bytes.length)]), bytes);
+    for (const bytes of encoded) writer.tag(field.number, WireType.LengthDelimited).bytes(bytes);
   }
-  chunks.push(toBinary(schema, create(schema, plain)));
-  return new Encoded(Buffer.concat(chunks));
+  const { buffer, byteOffset, byteLength } = writer.raw(toBinary(schema, create(schema, plain))).finish();
+  return new Encoded(Buffer.from(buffer, byteOffset, byteLength));
 }
 
 /** Answers with nothing but a list: the last one is given again while its objects are the same, which never change. */
