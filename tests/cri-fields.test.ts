@@ -142,13 +142,18 @@ describe("fields of the CRI", () => {
       });
 
       test("pressure, huge pages and open files are the container's own, in metrics and statistics", async () => {
-        // Two busy loops in half a processor: somebody waits.
-        await cri.output(
-          main,
-          "sh",
-          "-c",
-          "for n in 1 2; do (n=0; while [ $n -lt 40000 ]; do n=$((n+1)); done) & done; wait",
-        );
+        const enoughNs = 10_000_000n;
+        // Two busy loops in half a processor: somebody waits, on an idle machine not much in each round.
+        for (let round = 0; round < 100; round++) {
+          await cri.output(
+            main,
+            "sh",
+            "-c",
+            "for n in 1 2; do (n=0; while [ $n -lt 40000 ]; do n=$((n+1)); done) & done; wait",
+          );
+          const { stats } = await cri.runtime.callUnary("containerStats", { containerId: main.id });
+          if ((stats?.cpu?.psi?.Some?.Total ?? enoughNs + 1n) > enoughNs) break;
+        }
         const { podMetrics } = await cri.runtime.callUnary("listPodSandboxMetrics", {});
         const own = podMetrics.find(({ podSandboxId }) => podSandboxId === podId)?.containerMetrics[0];
         const sample = (name: string) => own?.metrics.filter((one) => one.name === `container_${name}`) ?? [];
@@ -167,7 +172,7 @@ describe("fields of the CRI", () => {
           return;
         }
         const waited = stats?.cpu?.psi?.Some?.Total ?? 0n;
-        assert.ok(waited > 10_000_000n, `${waited} ns waited for a processor`);
+        assert.ok(waited > enoughNs, `${waited} ns waited for a processor`);
         // The metric is older than the statistics, and in whole seconds.
         const [waiting] = sample("pressure_cpu_waiting_seconds_total");
         assert.ok((waiting?.value?.value ?? -1n) <= waited / 1_000_000_000n);
