@@ -1,4 +1,5 @@
 //! The agent's home on the host: its options, its detachment from the daemon, its socket.
+use crate::agent::cgroup::AGENT_CGROUP;
 use crate::agent::reaper::block_sigchld;
 use crate::agent::server::Agent;
 use crate::agent::{pause, spawn};
@@ -114,10 +115,23 @@ fn start_holders(options: &Options) -> Result<pause::Pod, String> {
     Ok(pause::Pod { pid: if options.pod_pid_namespace { holder } else { 0 }, holder })
 }
 
+/// Joins a cgroup of the pod. Where version 2 has the controllers a cgroup with processes hands none of them on to those below
+/// it, where the containers are: so the agent gets one of its own beside them.
+fn join_pod_cgroup(directory: &str) -> std::io::Result<()> {
+    let above = Path::new(directory).ancestors().map(|at| fs::read_to_string(at.join("cgroup.controllers")));
+    let has_controllers = above.flatten().last().is_some_and(|root| !root.trim().is_empty());
+    if !has_controllers {
+        return sys::join_cgroup(directory);
+    }
+    let own = format!("{directory}/{AGENT_CGROUP}");
+    fs::create_dir_all(&own)?;
+    sys::join_cgroup(&own)
+}
+
 /// Joins and makes what the pod's processes share.
 fn settle(options: &Options) -> Result<(), String> {
     for cgroup in &options.cgroups {
-        sys::join_cgroup(cgroup).map_err(|e| format!("--cgroup {cgroup}: {e}"))?;
+        join_pod_cgroup(cgroup).map_err(|e| format!("--cgroup {cgroup}: {e}"))?;
     }
     if !options.netns.is_empty() {
         sys::join_namespace(&options.netns, libc::CLONE_NEWNET)

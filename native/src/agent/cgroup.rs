@@ -1,7 +1,13 @@
 //! What the kernel counted for a container: memory, processor, processes, OOM kills. Versions 1 and 2.
 use crate::{sys, wire};
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// The agent's own cgroup below its pod's, on a host whose controllers are version 2's.
+pub const AGENT_CGROUP: &str = "agent";
+/// Directories looked at for the processes of a container
+const MOST_BELOW: usize = 4096;
 
 /// The cgroup directories of a container.
 #[derive(Clone, Default)]
@@ -90,15 +96,30 @@ impl Cgroup {
         }
     }
 
-    /// Every process in it.
+    /// Every process in it and in those below it, which a privileged container may have made.
     pub fn processes(&self) -> Vec<i32> {
-        let directory = self.unified.as_ref().or(self.pids.as_ref()).or(self.memory.as_ref());
-        let text = directory.and_then(|d| fs::read_to_string(d.join("cgroup.procs")).ok()).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        let mut found = Vec::new();
+        let mut ahead: Vec<PathBuf> =
+            self.unified.as_ref().or(self.pids.as_ref()).or(self.memory.as_ref()).into_iter().cloned().collect();
+        for _ in 0..MOST_BELOW {
+            let Some(directory) = ahead.pop() else { break };
+            let text = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+            ahead.extend(entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+        }
+        found
     }
 
     /// Ends every process in it, those that are born meanwhile too.
     pub fn kill(&self) {
+        // One write does it where the kernel is 5.14 or newer.
+        if let Some(unified) = &self.unified {
+            let _ = fs::OpenOptions::new()
+                .write(true)
+                .open(unified.join("cgroup.kill"))
+                .and_then(|mut f| f.write_all(b"1"));
+        }
         for _ in 0..100 {
             let processes = self.processes();
             if processes.is_empty() {

@@ -1,5 +1,5 @@
 //! Counters of a container and of its pod beside the basic ones: what the metrics of the CRI are made of.
-use super::cgroup::{field, number, optional, Cgroup};
+use super::cgroup::{field, number, optional, Cgroup, AGENT_CGROUP};
 use super::{huge_pages, pressure};
 use crate::{sys, wire};
 use std::collections::HashMap;
@@ -183,9 +183,12 @@ pub fn complete(stats: &mut wire::ContainerStats, cgroup: &Cgroup, pid: i32, wri
 }
 
 /// The pod's network interfaces, from the network namespace that the agent is in, and its pressure: on the host that of
-/// the cgroup that the agent is in, too.
+/// the pod's cgroup.
 pub fn pod_stats(guest: bool) -> wire::PodStats {
-    let own = || Cgroup::of(std::process::id() as i32).pressure.as_deref().and_then(pressure::of_cgroup);
+    let own = || {
+        let at = Cgroup::of(std::process::id() as i32).pressure?;
+        pressure::of_cgroup(if at.ends_with(AGENT_CGROUP) { at.parent()? } else { &at })
+    };
     let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
     let interfaces = text.lines().skip(2).filter_map(interface).filter(|one| one.name != "lo").collect();
     let pressure = if guest { pressure::of_machine() } else { own() };
