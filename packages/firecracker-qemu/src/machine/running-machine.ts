@@ -1,5 +1,6 @@
 // A machine that QEMU runs: everything prepared for it, started, and the calls that reach it.
 import { constants, fstatSync, openSync, writeSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import type { Accelerator, Wiring } from "../qemu/command-line.ts";
 import { firstFileFd, firstFileNode, qemuArguments, vsockRegisters } from "../qemu/command-line.ts";
 import { type DeviceHost, InheritedFiles } from "../qemu/device-host.ts";
@@ -148,6 +149,7 @@ export class RunningMachine {
       const wiring: Wiring = {
         label: preparation.label,
         memoryFd,
+        hostCpus: availableParallelism(),
         kernel,
         tscKhz: beginning.from === "kernel" ? beginning.tscKhz : undefined,
         driveFiles,

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { VmConfig } from "../machine/vm-config.ts";
-import { driveBody } from "../schema/bodies.ts";
+import { driveBody, machineConfigBody } from "../schema/bodies.ts";
 import { parseStrict } from "../schema/strict-json.ts";
 import { qemuArguments, type Wiring } from "./command-line.ts";
 
@@ -25,6 +25,7 @@ function withDrives(count: number, rootAt = -1): VmConfig {
 const wiring = (tscKhz?: number): Wiring => ({
   label: "a,b",
   memoryFd: 5,
+  hostCpus: 4,
   kernel: { fd: 6, initrdFd: undefined },
   tscKhz,
   driveFiles: new Map([["d0", { fd: 7, bytes: 1024, isBlockDevice: false }]]),
@@ -67,15 +68,19 @@ test("qemuArguments: more than eight devices need the second IO-APIC", () => {
   assert.equal(busOf(qemuArguments(withDrives(9), "tcg", wiring()), "d0"), "virtio-mmio-bus.23");
 });
 
-test("qemuArguments: an emulated kernel is told its counter's rate, unless the user has said it", () => {
+test("qemuArguments: an emulated kernel is told its counter's rate and that it can be relied on, unless the user has said it", () => {
   const config = withDrives(1);
   const line = (): string => {
     const args = qemuArguments(config, "tcg", wiring(2_500_000));
     return args[args.indexOf("-append") + 1] ?? "";
   };
-  assert.equal(line(), "quiet pci=off tsc_early_khz=2500000");
-  config.setBootSource({ kernel_image_path: disk, initrd_path: undefined, boot_args: "tsc_early_khz=1" });
-  assert.equal(line(), "tsc_early_khz=1 pci=off");
+  assert.equal(line(), "quiet pci=off tsc_early_khz=2500000 tsc=reliable");
+  config.setBootSource({
+    kernel_image_path: disk,
+    initrd_path: undefined,
+    boot_args: "tsc=unstable tsc_early_khz=1",
+  });
+  assert.equal(line(), "tsc=unstable tsc_early_khz=1 pci=off");
 });
 
 test("qemuArguments: no path of the user's is in it, so none can add an option, and QEMU needs no right to any", () => {
@@ -87,4 +92,19 @@ test("qemuArguments: no path of the user's is in it, so none can add an option, 
   assert.ok(args.some((arg) => arg.startsWith("{") && JSON.parse(arg).filename === "/dev/fdset/7"));
   assert.ok(args.includes("/proc/self/fd/6"));
   assert.ok(args.includes("guest=a,,b"));
+});
+
+test("qemuArguments: emulated CPUs have a thread each only where the host has twice as many", () => {
+  const accel = (cpus: number, accelerator: "kvm" | "tcg", hostCpus: number): string => {
+    const config = withDrives(1);
+    config.setMachine(
+      parseStrict(JSON.stringify({ vcpu_count: cpus, mem_size_mib: 128 }), machineConfigBody),
+    );
+    const args = qemuArguments(config, accelerator, { ...wiring(), hostCpus });
+    return args[args.indexOf("-accel") + 1] ?? "";
+  };
+  assert.equal(accel(1, "tcg", 1), "tcg");
+  assert.equal(accel(2, "tcg", 4), "tcg,thread=multi");
+  assert.equal(accel(2, "tcg", 3), "tcg,thread=single");
+  assert.equal(accel(2, "kvm", 2), "kvm");
 });

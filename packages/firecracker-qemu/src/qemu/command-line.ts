@@ -27,6 +27,8 @@ export type Wiring = {
   /** For people who look at processes */
   readonly label: string;
   readonly memoryFd: number;
+  /** CPUs that the host has for this process and others */
+  readonly hostCpus: number;
   /** undefined for a machine that is restored */
   readonly kernel: { readonly fd: number; readonly initrdFd: number | undefined } | undefined;
   /** What an emulated machine's kernel is told of its time stamp counter */
@@ -131,6 +133,15 @@ const abstract = (id: string, socket: string): string[] => [
   `socket,id=${id},path=${socket},abstract=on`,
 ];
 
+/**
+ * An emulated CPU waits for another by turning round, for as long as the host runs somebody else in its place: so they have a thread
+ * each only on a host with CPUs to spare, and take turns in one elsewhere.
+ */
+function accelArgument(accelerator: Accelerator, cpus: number, hostCpus: number): string {
+  if (accelerator === "kvm" || cpus === 1) return accelerator;
+  return hostCpus >= 2 * cpus ? "tcg,thread=multi" : "tcg,thread=single";
+}
+
 function machineArguments(config: VmConfig, accelerator: Accelerator, wiring: Wiring): string[] {
   const { vcpu_count: cpus, mem_size_mib: memory, smt } = config.machine;
   const ioapic2 = needsSecondIoapic(config) ? "on" : "off";
@@ -139,7 +150,7 @@ function machineArguments(config: VmConfig, accelerator: Accelerator, wiring: Wi
     `microvm,acpi=on,pcie=off,ioapic2=${ioapic2},memory-backend=ram,auto-kernel-cmdline=off`,
     "-object",
     `memory-backend-file,id=ram,size=${memory}M,mem-path=/proc/self/fd/${wiring.memoryFd},share=on`,
-    ...["-m", `${memory}M`, "-accel", accelerator, "-cpu", "max"],
+    ...["-m", `${memory}M`, "-accel", accelArgument(accelerator, cpus, wiring.hostCpus), "-cpu", "max"],
     ...["-smp", smt && cpus > 1 ? `${cpus},cores=${cpus / 2},threads=2` : `${cpus}`],
     // A comma in an option's value is written twice.
     ...["-name", `guest=${wiring.label.replaceAll(",", ",,")}`],
@@ -165,11 +176,11 @@ function machineArguments(config: VmConfig, accelerator: Accelerator, wiring: Wi
 
 function kernelArguments(config: VmConfig, { kernel, tscKhz }: Wiring): string[] {
   if (kernel === undefined) return ["-incoming", "defer"];
-  const { commandLine } = config;
-  const line =
-    tscKhz === undefined || /\btsc_early_khz=/.test(commandLine)
-      ? commandLine
-      : `${commandLine} tsc_early_khz=${tscKhz}`;
+  // Of an emulated time stamp counter a kernel believes neither its rate nor, with several CPUs, that they have the same.
+  const facts = tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`, "tsc=reliable"];
+  const said = new Set(config.commandLine.split(" ").map((word) => word.split("=")[0]));
+  const unsaid = facts.filter((fact) => !said.has(fact.split("=")[0]));
+  const line = [config.commandLine, ...unsaid].join(" ");
   const initrd = kernel.initrdFd === undefined ? [] : ["-initrd", `/proc/self/fd/${kernel.initrdFd}`];
   return ["-kernel", `/proc/self/fd/${kernel.fd}`, "-append", line, ...initrd];
 }
