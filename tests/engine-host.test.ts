@@ -163,7 +163,7 @@ const containerConfig = (name: string, script: string): ContainerConfig => ({
     readonlyRootfs: true,
     noNewPrivs: true,
     seccomp: { kind: "default" },
-    appArmorProfile: "",
+    appArmor: { kind: "unset" },
     maskedPaths: ["/proc/kcore"],
     readonlyPaths: ["/proc/sys"],
   },
@@ -220,6 +220,7 @@ function fixture(): { readonly open: () => Promise<Engine>; readonly holders: Se
         logger,
       }),
       cdi: new CdiRegistry([]),
+      appArmor: { kind: "off" },
       factories: new Map([
         [
           "crun",

@@ -20,6 +20,7 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
     "rpc",
     "cdi/contract",
     "cdi/device-name",
+    "native/app-armor",
     "engine",
     "image",
     "sandbox/contract",

@@ -38,7 +38,7 @@ packages() {
     squashfs-tools e2fsprogs mmdebstrap   # images as squashfs; scratch disks and rootfs.ext4
     iproute2 containernetworking-plugins iptables nftables   # pod networks
     docker-registry curl busybox-static   # the demo's registry, requests and image
-    skopeo umoci cpio xz-utils zstd  # referees in tests
+    skopeo umoci cpio xz-utils zstd apparmor   # referees in tests
   ) missing=() name
   [ "$(uname -m)" = x86_64 ] || wanted[0]=qemu-system-arm
   for name in "${wanted[@]}"; do

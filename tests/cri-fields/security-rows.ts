@@ -45,7 +45,7 @@ const ownProcess = (
 
 const { Localhost, RuntimeDefault } = SecurityProfile_ProfileType;
 const noAppArmor =
-  "no AppArmor profile can be had on a host without it, nor in a guest; RuntimeDefault is none there";
+  "on a host without AppArmor and in a microVM, where RuntimeDefault is none; where the host has it, obeyed (tests/debian-host.test.ts)";
 
 const podRows: readonly Row[] = [
   ownProcess("run_as_user.value", { runAsUser: { value: -1n } }, "run_as_user: -1 "),

@@ -9,6 +9,7 @@ import { defaultSpecDirs } from "../cdi/contract.ts";
 import { chooseJailer } from "../guest/choose-jailer.ts";
 import { bootTest, chooseVmm } from "../guest/choose-vmm.ts";
 import { loadGuest } from "../guest/guest-artefacts.ts";
+import { isAppArmorOn } from "../native/app-armor.ts";
 import { criuSupport } from "../native/criu-support.ts";
 import { findProgram } from "../native/find-program.ts";
 import { describeEscapes, findKnownEscapes, knownEscapes } from "../native/known-escapes.ts";
@@ -73,6 +74,19 @@ function cgroups(): Finding {
   return lacking.length === 0
     ? ok("cgroups", "version 1")
     : missing("cgroups", `the controllers ${lacking.join(", ")} are not mounted`, "tools/setup.sh cgroups");
+}
+
+async function appArmor(): Promise<Finding> {
+  if (!isAppArmorOn())
+    return note("AppArmor", "the kernel has it not, or switched off: containers are without it");
+  const parser = await findProgram("apparmor_parser");
+  return parser === undefined
+    ? note(
+        "AppArmor",
+        "apparmor_parser is not on PATH: containers that name no profile are without one",
+        "apt-get install apparmor, and start the daemon again",
+      )
+    : ok("AppArmor", "containers that name no profile get tinderbox-default");
 }
 
 async function cniPlugins(): Promise<Finding> {
@@ -167,8 +181,9 @@ async function firecracker(signal: AbortSignal): Promise<readonly Finding[]> {
 async function examine(socket: string, signal: AbortSignal): Promise<readonly Finding[]> {
   const isRoot = process.getuid?.() === 0;
   const native = await tryRun(nativeProgram, ["version"]).catch(() => undefined);
-  const [tools, plugins, devices, vmm, machines, listens, checkpointing] = await Promise.all([
+  const [tools, armor, plugins, devices, vmm, machines, listens, checkpointing] = await Promise.all([
     Promise.all(programs.map(([name, use, debianPackage]) => program(name, use, debianPackage))),
+    appArmor(),
     cniPlugins(),
     cdiDevices(),
     firecracker(signal),
@@ -183,6 +198,7 @@ async function examine(socket: string, signal: AbortSignal): Promise<readonly Fi
       : missing("tinderbox-native", `${nativeProgram} does not run`, "make build"),
     cgroups(),
     ...tools,
+    armor,
     plugins,
     cniConfig(),
     devices,

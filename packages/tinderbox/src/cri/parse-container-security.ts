@@ -87,7 +87,7 @@ export function parseContainerSecurity(
     readonlyRootfs: context?.readonlyRootfs ?? false,
     noNewPrivs: context?.noNewPrivs ?? false,
     seccomp: parseSeccomp(`${path}.seccomp`, context?.seccomp, context?.seccompProfilePath ?? ""),
-    appArmorProfile: parseAppArmor(`${path}.apparmor`, context?.apparmor, context?.apparmorProfile ?? ""),
+    appArmor: parseAppArmor(`${path}.apparmor`, context?.apparmor, context?.apparmorProfile ?? ""),
     maskedPaths: (context?.maskedPaths ?? []).map((one, n) =>
       absolutePath(`${path}.masked_paths[${n}]`, one),
     ),

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
+import type { AppArmorChoice } from "../engine/app-armor.ts";
 import { SecurityProfile_ProfileType, SecurityProfileSchema } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { parseAppArmor, parseSeccomp } from "./security-profiles.ts";
 
@@ -11,23 +12,27 @@ const { RuntimeDefault, Unconfined, Localhost } = SecurityProfile_ProfileType;
 const profile = (profileType: SecurityProfile_ProfileType, localhostRef = "") =>
   create(SecurityProfileSchema, { profileType, localhostRef });
 
-test("parseAppArmor: a loaded profile by name; nothing where the host has no AppArmor, and then no name", () => {
+test("parseAppArmor: what is asked for; a profile by name only where it is loaded", () => {
   const directory = mkdtempSync(join(tmpdir(), "tb-apparmor-"));
   const files = { enabled: join(directory, "enabled"), profiles: join(directory, "profiles") };
-  const parse = (...args: Parameters<typeof profile>): string =>
+  const parse = (...args: Parameters<typeof profile>): AppArmorChoice =>
     parseAppArmor("p", profile(...args), "", files);
   try {
-    assert.equal(parse(RuntimeDefault), "");
-    assert.equal(parse(Unconfined), "");
+    assert.deepEqual(parseAppArmor("p", undefined, "", files), { kind: "unset" });
+    assert.deepEqual(parse(RuntimeDefault), { kind: "default" });
+    assert.deepEqual(parse(Unconfined), { kind: "unconfined" });
+    assert.throws(() => parse(Localhost, "mine"), { code: "UNSUPPORTED", message: /not enabled/ });
+    writeFileSync(files.enabled, "N\n");
     assert.throws(() => parse(Localhost, "mine"), { code: "UNSUPPORTED", message: /not enabled/ });
     writeFileSync(files.enabled, "Y\n");
+    assert.throws(() => parse(Localhost, "mine"), { code: "INVALID", message: /"mine".*loaded/ });
     writeFileSync(files.profiles, "mine (enforce)\nother (complain)\n");
-    assert.equal(parse(Localhost, "mine"), "mine");
-    assert.equal(parse(Unconfined), "unconfined");
-    assert.equal(parseAppArmor("p", undefined, "localhost/other", files), "other");
-    assert.equal(parseAppArmor("p", undefined, "", files), "");
+    assert.deepEqual(parse(Localhost, "mine"), { kind: "named", name: "mine" });
+    assert.deepEqual(parseAppArmor("p", undefined, "localhost/other", files), {
+      kind: "named",
+      name: "other",
+    });
     assert.throws(() => parse(Localhost, "min"), { code: "INVALID", message: /"min".*loaded/ });
-    assert.throws(() => parse(RuntimeDefault), { code: "UNSUPPORTED", message: /RuntimeDefault/ });
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }

@@ -1,6 +1,8 @@
 /** Profiles in security contexts: seccomp's are obeyed, AppArmor's where the host has it, SELinux labels are refused. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
+import type { AppArmorChoice } from "../engine/app-armor.ts";
 import type { SeccompChoice } from "../engine/seccomp-profile.ts";
+import { type AppArmorFiles, hasProfile, isAppArmorOn } from "../native/app-armor.ts";
 import type { SELinuxOption, SecurityProfile } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { SecurityProfile_ProfileType } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { absolutePath, invalid, plainText, refuse } from "./field-checks.ts";
@@ -55,46 +57,20 @@ export function parseSeccomp(
   return { kind: parsed.kind === "default" ? "default" : "unconfined" };
 }
 
-/** Where the kernel says what it has of AppArmor. */
-export type AppArmorFiles = { readonly enabled: string; readonly profiles: string };
-const hostFiles: AppArmorFiles = {
-  enabled: "/sys/module/apparmor/parameters/enabled",
-  profiles: "/sys/kernel/security/apparmor/profiles",
-};
-
-function loadedProfiles(files: AppArmorFiles): ReadonlySet<string> {
-  const names = existsSync(files.profiles) ? readFileSync(files.profiles, "utf8").split("\n") : [];
-  return new Set(names.map((line) => line.replace(/ \(\w+\)$/, "")));
-}
-
-/**
- * The AppArmor profile of a container; "" for none. Without AppArmor on the host the runtime's default is none; a named
- * profile is refused there, and where it is not loaded.
- */
+/** The AppArmor profile of a pod or container. One by name is refused where the host has no AppArmor, and where it is not loaded. */
 export function parseAppArmor(
   path: string,
   profile: SecurityProfile | undefined,
   text: string,
-  files: AppArmorFiles = hostFiles,
-): string {
+  files?: AppArmorFiles,
+): AppArmorChoice {
   const parsed = parseProfile(path, profile, text);
-  const isOn = existsSync(files.enabled) && readFileSync(files.enabled, "utf8").startsWith("Y");
-  if (parsed.kind === "unset") return "";
-  if (parsed.kind === "unconfined") return isOn ? "unconfined" : "";
-  if (parsed.kind === "default") {
-    refuse(
-      isOn,
-      path,
-      "RuntimeDefault",
-      "no default AppArmor profile is loaded by this runtime; name one of yours",
-    );
-    return "";
-  }
+  if (parsed.kind !== "localhost") return parsed;
   const name = plainText(`${path}.localhost_ref`, parsed.reference, 1, 4096);
-  refuse(!isOn, path, `Localhost ${name}`, "AppArmor is not enabled on this host");
-  if (!loadedProfiles(files).has(name))
+  refuse(!isAppArmorOn(files), path, `Localhost ${name}`, "AppArmor is not enabled on this host");
+  if (!hasProfile(name, files))
     throw invalid(`${path}.localhost_ref`, name, "a profile that is loaded (see apparmor_status)");
-  return name;
+  return { kind: "named", name };
 }
 
 /** Any SELinux label is refused. */

@@ -5,6 +5,7 @@ import { UndoStack } from "../base/undo.ts";
 import { CdiRegistry } from "../cdi/cdi-registry.ts";
 import { createCriServer } from "../cri/cri-server.ts";
 import { openStreamingServer } from "../cri/streaming/streaming-server.ts";
+import { type DefaultProfile, defaultProfileName, loadDefaultProfile } from "../engine/app-armor.ts";
 import { openEngine } from "../engine/engine.ts";
 import { openImageService } from "../image/image-service.ts";
 import type { ImageSettings } from "../image/image-settings.ts";
@@ -54,6 +55,16 @@ function describe(config: DaemonConfig): string {
   });
 }
 
+async function defaultProfile(logger: Logger): Promise<DefaultProfile> {
+  const profile = await loadDefaultProfile();
+  if (profile.kind === "missing")
+    logger.warn("containers are without an AppArmor profile: the runtime's own could not be loaded", {
+      profile: defaultProfileName,
+      why: profile.why,
+    });
+  return profile;
+}
+
 /** Starts everything and serves CRI; what is said of images may change while it runs. Disposing ends the daemon's part; pods live on. */
 export async function startDaemon(
   config: DaemonConfig,
@@ -63,6 +74,7 @@ export async function startDaemon(
   const undo = new UndoStack();
   try {
     await prepareSocketPath(config.listen);
+    const appArmor = defaultProfile(logger);
     const images = await openImageService({
       root: config.root,
       settings: imageSettings,
@@ -85,6 +97,7 @@ export async function startDaemon(
       config: { ...config, defaultHandler: config.defaultRuntime },
       images,
       network,
+      appArmor: await appArmor,
       cdi: new CdiRegistry(config.cdiSpecDirs),
       factories,
       logger,

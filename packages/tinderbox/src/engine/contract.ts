@@ -5,6 +5,7 @@ import type { Digest, ImageService } from "../image/contract.ts";
 import type { CriuSupport } from "../native/criu-support.ts";
 import type { IdMapping, IdMaps, NetworkStatus, PortMapping } from "../network/contract.ts";
 import type { AttachOptions, ProcessStreams } from "../sandbox/contract.ts";
+import type { AppArmorChoice } from "./app-armor.ts";
 import type { HandlerFeatures } from "./host-features.ts";
 import type { SeccompChoice } from "./seccomp-profile.ts";
 
@@ -117,8 +118,7 @@ export type ContainerSecurity = {
   readonly noNewPrivs: boolean;
   /** Not applied to a privileged container */
   readonly seccomp: SeccompChoice;
-  /** "" for none */
-  readonly appArmorProfile: string;
+  readonly appArmor: AppArmorChoice;
   readonly maskedPaths: readonly string[];
   readonly readonlyPaths: readonly string[];
 };

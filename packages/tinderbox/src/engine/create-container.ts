@@ -48,6 +48,7 @@ export function containerLogPath(directory: string, logPath: string): string {
 }
 
 async function placeFacts(
+  { parts }: EngineState,
   pod: PodEntry,
   { security }: ContainerConfig,
   edits: ContainerEdits,
@@ -64,6 +65,8 @@ async function placeFacts(
     capabilities,
     lowestOomScoreAdj: isHost ? lowestOomScoreAdj() : -1000,
     hostname: record.spec.hostname,
+    // A guest's kernel has no profiles: there it is the machine that confines.
+    appArmor: isHost ? parts.appArmor : { kind: "off" },
     edits: isHost ? edits : { ...noEdits, env: edits.env },
     seccompFile:
       security.seccomp.kind === "file" && !security.privileged
@@ -134,7 +137,7 @@ async function create(state: EngineState, pod: PodEntry, asked: ContainerConfig)
   const id = newId();
   const image = imageFor(state, config);
   const edits = config.cdiDevices.length === 0 ? noEdits : await state.parts.cdi.edits(config.cdiDevices);
-  const facts = await placeFacts(pod, config, edits);
+  const facts = await placeFacts(state, pod, config, edits);
   sayWhenClamped(state, config.resources.oomScoreAdj, facts.lowestOomScoreAdj);
   const { spec, user } = buildOciSpec(id, pod.stored.pod.config, config, image, facts);
   const isGuest = facts.place === "microvm";

@@ -7,6 +7,7 @@ import type { ImageService } from "../image/contract.ts";
 import type { NetworkService } from "../network/contract.ts";
 import { type ContainerState, ContainerState_Status } from "../rpc/gen/tinderbox/agent/v1/agent_pb.ts";
 import type { Sandbox, SandboxEvent, SandboxFactory } from "../sandbox/contract.ts";
+import type { DefaultProfile } from "./app-armor.ts";
 import type { Container, ContainerPhase, EngineEvent, Pod } from "./contract.ts";
 import { byIdPrefix } from "./id-index.ts";
 import type { Store, StoredContainer, StoredPod } from "./store.ts";
@@ -24,6 +25,7 @@ export type EngineParts = {
   readonly images: ImageService;
   readonly network: NetworkService;
   readonly cdi: CdiRegistry;
+  readonly appArmor: DefaultProfile;
   readonly factories: ReadonlyMap<string, SandboxFactory>;
   readonly logger: Logger;
 };

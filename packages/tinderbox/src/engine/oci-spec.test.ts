@@ -46,7 +46,7 @@ const security: ContainerSecurity = {
   readonlyRootfs: false,
   noNewPrivs: false,
   seccomp: { kind: "unconfined" },
-  appArmorProfile: "",
+  appArmor: { kind: "unset" },
   maskedPaths: [],
   readonlyPaths: [],
 };
@@ -114,6 +114,7 @@ const facts: PlaceFacts = {
   lowestOomScoreAdj: -5,
   hostname: "h",
   edits: noEdits,
+  appArmor: { kind: "off" },
   seccompFile: undefined,
 };
 
@@ -177,6 +178,14 @@ test("capabilitySet: defaults, ALL, and a drop after an add", () => {
 
 test("buildOciSpec: the OOM score is not below the daemon's own", () => {
   assert.equal(build({}).spec.process["oomScoreAdj"], -5);
+});
+
+test("buildOciSpec: AppArmor's profile is in the process, for exec too; a microVM takes none by name", () => {
+  const loaded = { appArmor: { kind: "loaded" } } as const;
+  assert.equal(build({}, loaded).spec.process["apparmorProfile"], "tinderbox-default");
+  const named = { security: { ...security, appArmor: { kind: "named", name: "mine" } } } as const;
+  assert.equal(build(named, loaded).spec.process["apparmorProfile"], "mine");
+  assert.throws(() => build(named, { place: "microvm" }), { code: "INVALID", message: /apparmor "mine"/ });
 });
 
 const mountOf = (containerPath: string, change: Partial<Mount> = {}): Mount => ({

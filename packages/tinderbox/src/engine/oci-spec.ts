@@ -7,6 +7,7 @@ import { TinderboxError } from "../base/errors.ts";
 import type { ContainerEdits } from "../cdi/contract.ts";
 import type { Image } from "../image/contract.ts";
 import type { IdMaps } from "../network/contract.ts";
+import { appArmorProfile, type DefaultProfile } from "./app-armor.ts";
 import { capabilitySet } from "./capability-set.ts";
 import { cdiDevices, cdiHooks, withCdiMounts } from "./cdi-edits.ts";
 import { resolveContainerUser } from "./container-user.ts";
@@ -29,6 +30,8 @@ export type PlaceFacts = {
   readonly hostname: string;
   /** What the container's CDI devices change; in a microVM the variables only */
   readonly edits: ContainerEdits;
+  /** What the kernel there has of the runtime's own profile */
+  readonly appArmor: DefaultProfile;
   /** `linux.seccomp` from the file that the request names, when it names one */
   readonly seccompFile: object | undefined;
 };
@@ -115,8 +118,8 @@ function refuseForMicrovm(pod: PodConfig, config: ContainerConfig): void {
     if (!isDeepStrictEqual([uidMappings, gidMappings], [user.uids, user.gids]))
       refuse(`mounts[${n}].uidMappings`, "of an image, which are not the pod's own,");
   }
-  if (config.security.appArmorProfile !== "")
-    refuse("apparmor", JSON.stringify(config.security.appArmorProfile));
+  const { appArmor } = config.security;
+  if (appArmor.kind === "named") refuse("apparmor", JSON.stringify(appArmor.name));
 }
 
 /** What the request and its CDI devices name; of two at one path the latter. */
@@ -227,6 +230,7 @@ export function buildOciSpec(
       ? "rslave"
       : "rprivate";
   const capabilities = capabilitySet(security, facts.capabilities);
+  const profile = appArmorProfile(security.appArmor, security.privileged, facts.appArmor);
   const process: OciProcess = {
     terminal: config.tty,
     user: { uid: user.uid, gid: user.gid, additionalGids: user.supplementalGroups },
@@ -234,9 +238,7 @@ export function buildOciSpec(
     env: processEnv(config, image, facts),
     cwd: config.workingDir || image.config.workingDir || "/",
     capabilities,
-    ...(security.appArmorProfile === "" || security.privileged
-      ? {}
-      : { apparmorProfile: security.appArmorProfile }),
+    ...(profile === undefined ? {} : { apparmorProfile: profile }),
     noNewPrivileges: security.noNewPrivs,
     oomScoreAdj: Math.max(config.resources.oomScoreAdj, facts.lowestOomScoreAdj),
   };
