@@ -1,6 +1,7 @@
 /** What the kubelet asks every second: list and status calls with 200 containers on each daemon, batch by batch in turns. */
 import { type BenchPod, type Contender, manyPods } from "./cri-pod.ts";
 import { type Figure, median, quantile, type Samples, timed } from "./figures.ts";
+import { RawCri } from "./raw-cri.ts";
 import type { Stage } from "./stage.ts";
 
 const podCount = 20;
@@ -13,7 +14,7 @@ const batch = 40;
 const warmUpBatches = 10;
 
 type Node = {
-  readonly contender: Contender;
+  readonly cri: RawCri;
   readonly pods: readonly BenchPod[];
   readonly containerIds: readonly string[];
 };
@@ -22,22 +23,27 @@ type Node = {
 type Ask = (node: Node, n: number) => Promise<unknown>;
 
 const calls: Readonly<Record<string, Ask>> = {
-  ListContainers: ({ contender: { cri } }) => cri.runtime.callUnary("listContainers", {}),
-  ListPodSandbox: ({ contender: { cri } }) => cri.runtime.callUnary("listPodSandbox", {}),
-  ContainerStatus: ({ contender: { cri }, containerIds }, n) =>
-    cri.runtime.callUnary("containerStatus", { containerId: containerIds[n % containerIds.length] ?? "" }),
-  PodSandboxStatus: ({ contender: { cri }, pods }, n) =>
-    cri.runtime.callUnary("podSandboxStatus", { podSandboxId: pods[n % pods.length]?.id ?? "" }),
-  ListContainerStats: ({ contender: { cri } }) => cri.runtime.callUnary("listContainerStats", {}),
+  ListContainers: ({ cri }) => cri.ask("listContainers", {}),
+  ListPodSandbox: ({ cri }) => cri.ask("listPodSandbox", {}),
+  ContainerStatus: ({ cri, containerIds }, n) =>
+    cri.ask("containerStatus", { containerId: containerIds[n % containerIds.length] ?? "" }),
+  PodSandboxStatus: ({ cri, pods }, n) =>
+    cri.ask("podSandboxStatus", { podSandboxId: pods[n % pods.length]?.id ?? "" }),
+  ListContainerStats: ({ cri }) => cri.ask("listContainerStats", {}),
 };
 
-async function fill(contender: Contender, image: string, stack: AsyncDisposableStack): Promise<Node> {
+async function fill(
+  contender: Contender,
+  socket: string,
+  image: string,
+  stack: AsyncDisposableStack,
+): Promise<Node> {
   const pods = await manyPods(contender, podCount, image, stack);
   const ids = pods.map(({ container }) => container.id);
   for (const pod of pods)
     for (let n = 1; n < containersPerPod; n++)
       ids.push((await pod.createContainer(image, ["sleep", "600"])).id);
-  return { contender, pods, containerIds: ids };
+  return { cri: stack.use(new RawCri(socket)), pods, containerIds: ids };
 }
 
 /** One batch, `width` calls at a time. */
@@ -60,8 +66,8 @@ export async function queryFigures(
 ): Promise<readonly Figure[]> {
   say(`lists: ${podCount * containersPerPod} containers on each daemon`);
   await using stack = new AsyncDisposableStack();
-  const ours = await fill(stage.crun, stage.small, stack);
-  const theirs = await fill(stage.runc, stage.small, stack);
+  const ours = await fill(stage.crun, stage.sockets.tinderbox, stage.small, stack);
+  const theirs = await fill(stage.runc, stage.sockets.containerd, stage.small, stack);
   const figures: Figure[] = [];
   for (const [name, ask] of Object.entries(calls))
     for (const width of [1, parallel]) {
