@@ -74,6 +74,19 @@ export class GuestHost {
     const config = join(work, "inner.toml");
     writeFileSync(config, `root = "/run/tb-root"\nstate = "/run/tb"\nlisten = "${socket}"\n`);
     const stage = await startCriStage(work);
+    try {
+      return await GuestHost.#startOn(work, stage, { own, loop, config });
+    } catch (cause) {
+      await stopCriStage(work, stage);
+      throw cause;
+    }
+  }
+
+  static async #startOn(
+    work: string,
+    stage: CriStage,
+    { own, loop, config }: { readonly own: string; readonly loop: string; readonly config: string },
+  ): Promise<GuestHost> {
     const image = join(work, "busybox.tar");
     const copied = [`docker://${stage.image}`, `oci-archive:${image}:${stage.image}`];
     execFileSync("skopeo", ["copy", "--quiet", "--src-tls-verify=false", ...copied]);
