@@ -19,7 +19,7 @@ import { dirname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
 import { ContainerEventType, RuntimeService } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { createGrpcClient } from "../packages/tinderbox/src/rpc/grpc-service.ts";
+import { createGrpcClient } from "../packages/tinderbox/src/rpc/grpc-client.ts";
 import { pushBusyboxImage } from "./support/busybox-image.ts";
 import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { crictl, crictlPath } from "./support/crictl.ts";

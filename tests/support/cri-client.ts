@@ -11,7 +11,7 @@ import {
   type PodSandboxConfigSchema,
   RuntimeService,
 } from "../../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { createGrpcClient, type GrpcClient } from "../../packages/tinderbox/src/rpc/grpc-service.ts";
+import { createGrpcClient, type GrpcClient } from "../../packages/tinderbox/src/rpc/grpc-client.ts";
 
 /** Of what may stand for a message, the plain object. */
 type Plain<T> = Extract<T, { $typeName?: never }>;

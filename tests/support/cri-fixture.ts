@@ -13,7 +13,7 @@ import {
   RuntimeService,
 } from "../../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
 import { Images } from "../../packages/tinderbox/src/rpc/gen/tinderbox/images/v1/images_pb.ts";
-import { createGrpcClient, type GrpcClient } from "../../packages/tinderbox/src/rpc/grpc-service.ts";
+import { createGrpcClient, type GrpcClient } from "../../packages/tinderbox/src/rpc/grpc-client.ts";
 import { pushBusyboxImage } from "./busybox-image.ts";
 import { type TestCni, writeBridgeConf } from "./cni.ts";
 import { startDaemon, type TestDaemon } from "./daemon.ts";

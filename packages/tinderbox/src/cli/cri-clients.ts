@@ -3,7 +3,7 @@ import { resolve } from "node:path";
 import { TinderboxError } from "../base/errors.ts";
 import { ImageService, RuntimeService } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { Images } from "../rpc/gen/tinderbox/images/v1/images_pb.ts";
-import { createGrpcClient, type GrpcClient } from "../rpc/grpc-service.ts";
+import { createGrpcClient, type GrpcClient } from "../rpc/grpc-client.ts";
 
 export type GlobalOptions = { readonly socket: string; readonly json: boolean };
 

@@ -1,6 +1,6 @@
 /** ContainerStatus, ListContainers, StreamContainers. */
 import type { Container } from "../engine/contract.ts";
-import { assemble, encodedList } from "../rpc/encoded.ts";
+import { encode, encodedList, encodedOnce, joined } from "../rpc/encoded.ts";
 import {
   type ContainerFilter,
   ContainerState,
@@ -8,7 +8,7 @@ import {
   ListContainersResponseSchema,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { inChunks } from "./chunks.ts";
-import { containerToCri, encodedContainer, encodedContainerStatus } from "./container-to-cri.ts";
+import { containerStatusToCri, containerToCri } from "./container-to-cri.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf } from "./field-checks.ts";
 import { hasLabels, matchesId } from "./label-filter.ts";
@@ -29,21 +29,26 @@ function matches(container: Container, filter: ContainerFilter | undefined): boo
   );
 }
 
+// A container's change is another object.
+const statusPart = encodedOnce(ContainerStatusResponseSchema, (container: Container) => ({
+  status: containerStatusToCri(container),
+}));
+
 /** The calls that look at containers. */
 export function containerQueryCalls({ engine }: CriContext): RuntimeCalls {
   const select = (filter: ContainerFilter | undefined) =>
     engine.containers().filter((container) => matches(container, filter));
-  const answer = encodedList(ListContainersResponseSchema, "containers", encodedContainer);
+  const answer = encodedList(
+    encodedOnce(ListContainersResponseSchema, (container: Container) => ({
+      containers: [containerToCri(container)],
+    })),
+  );
   return {
     containerStatus: async ({ containerId, verbose }) => {
       const container = engine.container(idOf("container_id", containerId));
       const pid = verbose ? await engine.containerPid(container.id) : 0;
       const info = verboseInfo(verbose, { sandboxID: container.podId, pid, config: container.config });
-      return assemble(
-        ContainerStatusResponseSchema,
-        { status: [encodedContainerStatus(container)] },
-        { info },
-      );
+      return joined([statusPart(container), encode(ContainerStatusResponseSchema, { info })]);
     },
     listContainers: async ({ filter }) => answer(select(filter)),
     async *streamContainers({ filter }) {

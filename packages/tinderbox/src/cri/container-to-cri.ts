@@ -2,11 +2,10 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Container, ImageNotes, Mount } from "../engine/contract.ts";
 import type { IdMapping } from "../network/contract.ts";
-import { encodedOnce } from "../rpc/encoded.ts";
 import {
-  ContainerSchema,
+  type ContainerSchema,
   ContainerState,
-  ContainerStatusSchema,
+  type ContainerStatusSchema,
   MountPropagation,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { resourcesToCri } from "./parse-resources.ts";
@@ -101,13 +100,3 @@ export function containerStatusToCri(container: Container): MessageInitShape<typ
     stopSignal: signalNumber(container.stopSignal),
   };
 }
-
-/** The same as bytes: a container's change is another object. */
-export const encodedContainer: (container: Container) => Uint8Array = encodedOnce(
-  ContainerSchema,
-  containerToCri,
-);
-export const encodedContainerStatus: (container: Container) => Uint8Array = encodedOnce(
-  ContainerStatusSchema,
-  containerStatusToCri,
-);

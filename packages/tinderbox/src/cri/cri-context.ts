@@ -2,7 +2,7 @@
 import type { Logger } from "../base/log.ts";
 import type { Engine } from "../engine/contract.ts";
 import type { ImageService, RuntimeService } from "../rpc/gen/runtime/v1/api_pb.ts";
-import type { CallObserver, ServiceHandlers } from "../rpc/grpc-service.ts";
+import type { CallObserver, ServiceHandlers } from "../rpc/grpc-server.ts";
 
 /** Makes single-use URLs for streams; `streaming/streaming-server.ts` implements it. */
 export type StreamingUrls = {

@@ -1,7 +1,7 @@
 /** The CRI's two services over an engine. A call that is not here answers UNIMPLEMENTED by its name. */
-import type { Server } from "@grpc/grpc-js";
+
 import { ImageService, RuntimeService } from "../rpc/gen/runtime/v1/api_pb.ts";
-import { addGrpcService, createGrpcServer } from "../rpc/grpc-service.ts";
+import { GrpcServer } from "../rpc/grpc-server.ts";
 import { containerEventCalls } from "./container-events.ts";
 import { containerLifecycleCalls } from "./container-lifecycle.ts";
 import { containerQueryCalls } from "./container-queries.ts";
@@ -16,8 +16,8 @@ import { statsCalls } from "./stats.ts";
 import { streamUrlCalls } from "./stream-urls.ts";
 
 /** A server with both services, not listening yet. */
-export function createCriServer(context: CriContext): Server {
-  const server = createGrpcServer();
+export function createCriServer(context: CriContext): GrpcServer {
+  const server = new GrpcServer();
   const runtime = {
     ...runtimeStatusCalls(context),
     ...podLifecycleCalls(context),
@@ -31,7 +31,7 @@ export function createCriServer(context: CriContext): Server {
     ...containerEventCalls(context),
   };
   const { logger, observe } = context;
-  addGrpcService(server, RuntimeService, runtime, logger, observe);
-  addGrpcService(server, ImageService, imageCalls(context), logger, observe);
+  server.add(RuntimeService, runtime, logger, observe);
+  server.add(ImageService, imageCalls(context), logger, observe);
   return server;
 }

@@ -1,6 +1,6 @@
 /** PodSandboxStatus, ListPodSandbox, StreamPodSandboxes. */
-import type { Pod } from "../engine/contract.ts";
-import { assemble, encodedList } from "../rpc/encoded.ts";
+import type { Container, Pod } from "../engine/contract.ts";
+import { encode, encodedList, encodedOnce, joined } from "../rpc/encoded.ts";
 import {
   ListPodSandboxResponseSchema,
   type PodSandboxFilter,
@@ -8,11 +8,11 @@ import {
   PodSandboxStatusResponseSchema,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { inChunks } from "./chunks.ts";
-import { encodedContainerStatus } from "./container-to-cri.ts";
+import { containerStatusToCri } from "./container-to-cri.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
 import { idOf } from "./field-checks.ts";
 import { hasLabels, matchesId } from "./label-filter.ts";
-import { encodedPod, encodedPodStatus, podToCri } from "./pod-to-cri.ts";
+import { podStatusToCri, podToCri } from "./pod-to-cri.ts";
 import { verboseInfo } from "./verbose-info.ts";
 
 function matches(pod: Pod, filter: PodSandboxFilter | undefined): boolean {
@@ -24,23 +24,28 @@ function matches(pod: Pod, filter: PodSandboxFilter | undefined): boolean {
   );
 }
 
+// A pod's change, and a container's, is another object.
+const podPart = encodedOnce(PodSandboxStatusResponseSchema, (pod: Pod) => ({ status: podStatusToCri(pod) }));
+const containerPart = encodedOnce(PodSandboxStatusResponseSchema, (container: Container) => ({
+  containersStatuses: [containerStatusToCri(container)],
+}));
+
 /** The calls that look at pods. */
 export function podQueryCalls({ engine }: CriContext): RuntimeCalls {
   const select = (filter: PodSandboxFilter | undefined) =>
     engine.pods().filter((pod) => matches(pod, filter));
-  const answer = encodedList(ListPodSandboxResponseSchema, "items", encodedPod);
+  const answer = encodedList(
+    encodedOnce(ListPodSandboxResponseSchema, (pod: Pod) => ({ items: [podToCri(pod)] })),
+  );
   return {
     podSandboxStatus: async ({ podSandboxId, verbose }) => {
       const pod = engine.pod(idOf("pod_sandbox_id", podSandboxId));
       const containers = engine.containers().filter(({ podId }) => podId === pod.id);
-      return assemble(
-        PodSandboxStatusResponseSchema,
-        { status: [encodedPodStatus(pod)], containersStatuses: containers.map(encodedContainerStatus) },
-        {
-          timestamp: BigInt(Date.now()) * 1_000_000n,
-          info: verboseInfo(verbose, { runtimeHandler: pod.handler, config: pod.config }),
-        },
-      );
+      const now = encode(PodSandboxStatusResponseSchema, {
+        timestamp: BigInt(Date.now()) * 1_000_000n,
+        info: verboseInfo(verbose, { runtimeHandler: pod.handler, config: pod.config }),
+      });
+      return joined([podPart(pod), ...containers.map(containerPart), now]);
     },
     listPodSandbox: async ({ filter }) => answer(select(filter)),
     async *streamPodSandboxes({ filter }) {

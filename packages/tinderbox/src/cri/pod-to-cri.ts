@@ -2,12 +2,11 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Pod } from "../engine/contract.ts";
 import type { IdMapping } from "../network/contract.ts";
-import { encodedOnce } from "../rpc/encoded.ts";
 import {
   NamespaceMode,
-  PodSandboxSchema,
+  type PodSandboxSchema,
   PodSandboxState,
-  PodSandboxStatusSchema,
+  type PodSandboxStatusSchema,
 } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { namespaceNumber } from "./namespace-modes.ts";
 
@@ -59,7 +58,3 @@ export function podStatusToCri(pod: Pod): MessageInitShape<typeof PodSandboxStat
     },
   };
 }
-
-/** The same as bytes: a pod's change is another object. */
-export const encodedPod: (pod: Pod) => Uint8Array = encodedOnce(PodSandboxSchema, podToCri);
-export const encodedPodStatus: (pod: Pod) => Uint8Array = encodedOnce(PodSandboxStatusSchema, podStatusToCri);

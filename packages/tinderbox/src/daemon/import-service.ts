@@ -3,7 +3,7 @@ import { TinderboxError } from "../base/errors.ts";
 import type { ImageService } from "../image/contract.ts";
 import { localTransports } from "../image/local-source.ts";
 import type { Images } from "../rpc/gen/tinderbox/images/v1/images_pb.ts";
-import type { ServiceHandlers } from "../rpc/grpc-service.ts";
+import type { ServiceHandlers } from "../rpc/grpc-server.ts";
 
 function wrong(field: string, value: string, allowed: string): TinderboxError {
   return new TinderboxError("INVALID", `${field}: ${JSON.stringify(value.slice(0, 120))}: ${allowed}`);

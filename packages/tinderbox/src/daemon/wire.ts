@@ -11,7 +11,7 @@ import { openImageService } from "../image/image-service.ts";
 import type { ImageSettings } from "../image/image-settings.ts";
 import { createNetworkService } from "../network/network-service.ts";
 import { Images } from "../rpc/gen/tinderbox/images/v1/images_pb.ts";
-import { addGrpcService, closeGrpc, listenGrpc } from "../rpc/grpc-service.ts";
+
 import type { SandboxFactory } from "../sandbox/contract.ts";
 import { createHostSandboxFactory } from "../sandbox/host/host-sandbox.ts";
 import { JailUsers } from "../sandbox/microvm/jail-users.ts";
@@ -119,9 +119,9 @@ export async function startDaemon(
       configJson: describe(config),
       ...(metrics === undefined ? {} : { observe: metrics.observe }),
     });
-    addGrpcService(server, Images, importCalls(images), logger);
-    undo.defer("close the CRI socket", () => closeGrpc(server, graceMs));
-    await withPrivateSocket(config.listen, () => listenGrpc(server, config.listen));
+    server.add(Images, importCalls(images), logger);
+    undo.defer("close the CRI socket", () => server.close(graceMs));
+    await withPrivateSocket(config.listen, () => server.listen(config.listen));
     return undo;
   } catch (cause) {
     await undo

@@ -20,7 +20,7 @@ import type {
 import { createContainer, startContainer } from "./create-container.ts";
 import { type ContainerEntry, type EngineParts, EngineState } from "./engine-state.ts";
 import { hostFeatures } from "./host-features.ts";
-import { ifThere } from "./id-index.ts";
+import { doIfThere } from "./id-index.ts";
 import { recover } from "./recover.ts";
 import { removeContainer, stopContainer } from "./remove-container.ts";
 import { runPod } from "./run-pod.ts";
@@ -97,14 +97,14 @@ class TinderboxEngine implements Engine {
   }
 
   stopPod(id: string): Promise<void> {
-    return ifThere(
+    return doIfThere(
       () => this.#state.pod(id),
       (entry) => stopPod(this.#state, entry),
     );
   }
 
   removePod(id: string): Promise<void> {
-    return ifThere(
+    return doIfThere(
       () => this.#state.pod(id),
       (entry) => removePod(this.#state, entry),
     );
@@ -129,14 +129,14 @@ class TinderboxEngine implements Engine {
   }
 
   stopContainer(id: string, timeoutMs: number): Promise<void> {
-    return ifThere(
+    return doIfThere(
       () => this.#state.container(id),
       (entry) => stopContainer(this.#state, entry, timeoutMs),
     );
   }
 
   removeContainer(id: string): Promise<void> {
-    return ifThere(
+    return doIfThere(
       () => this.#state.container(id),
       (entry) => removeContainer(this.#state, entry),
     );

@@ -20,7 +20,7 @@ export function newId(): string {
 }
 
 /** Runs `act` with what the id names; a missing one is fine. */
-export async function ifThere<T>(find: () => T, act: (found: T) => Promise<void>): Promise<void> {
+export async function doIfThere<T>(find: () => T, act: (found: T) => Promise<void>): Promise<void> {
   let found: T;
   try {
     found = find();

@@ -1,41 +1,34 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { create, fromBinary } from "@bufbuild/protobuf";
-import { assemble, encodedList, encodedOnce } from "./encoded.ts";
+import { encode, encodedList, encodedOnce, joined } from "./encoded.ts";
 import {
-  ContainerSchema,
   ContainerStatusSchema,
   ListContainersResponseSchema,
   PodSandboxStatusResponseSchema,
-  PodSandboxStatusSchema,
 } from "./gen/runtime/v1/api_pb.ts";
 
-describe("assemble", () => {
-  it("gives the message that plain fields alone would", () => {
-    const pod = { id: "pod", createdAt: 5n };
+describe("joined", () => {
+  it("gives the message that has all fields", () => {
+    const status = { id: "pod", createdAt: 5n };
     // The last is longer than one byte of a length can say.
-    const containers = ["a", "b", "c".repeat(40_000)].map((id) => ({
+    const containersStatuses = ["a", "b", "c".repeat(40_000)].map((id) => ({
       id,
       labels: { app: id },
       exitCode: -1,
       createdAt: 7n,
     }));
-    const plain = { info: { info: "{}" }, timestamp: 3n };
-    const podBytes = encodedOnce(PodSandboxStatusSchema, (one: typeof pod) => one);
-    const containerBytes = encodedOnce(ContainerStatusSchema, (one: (typeof containers)[number]) => one);
-    const { bytes } = assemble(
-      PodSandboxStatusResponseSchema,
-      { status: [podBytes(pod)], containersStatuses: containers.map(containerBytes) },
-      plain,
-    );
+    const rest = { info: { info: "{}" }, timestamp: 3n };
+    const fields = [{ status }, ...containersStatuses.map((one) => ({ containersStatuses: [one] })), rest];
+    const { bytes } = joined(fields.map((some) => encode(PodSandboxStatusResponseSchema, some)));
     assert.deepEqual(
       fromBinary(PodSandboxStatusResponseSchema, bytes),
-      create(PodSandboxStatusResponseSchema, { status: pod, containersStatuses: containers, ...plain }),
+      create(PodSandboxStatusResponseSchema, { status, containersStatuses, ...rest }),
     );
   });
 
   it("an empty message has no bytes", () => {
-    assert.equal(assemble(PodSandboxStatusResponseSchema, {}, {}).bytes.length, 0);
+    assert.equal(joined([]).bytes.length, 0);
   });
 });
 
@@ -51,8 +44,8 @@ describe("encodedOnce", () => {
 
 describe("encodedList", () => {
   it("gives the last answer while its objects are the same, in the same order", () => {
-    const encode = encodedOnce(ContainerSchema, (one: { id: string }) => one);
-    const answer = encodedList(ListContainersResponseSchema, "containers", encode);
+    const entry = encodedOnce(ListContainersResponseSchema, (one: { id: string }) => ({ containers: [one] }));
+    const answer = encodedList(entry);
     const ids = (items: readonly { id: string }[]): readonly string[] =>
       fromBinary(ListContainersResponseSchema, answer(items).bytes).containers.map(({ id }) => id);
     const [a, b] = [{ id: "a" }, { id: "b" }];
