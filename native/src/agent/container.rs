@@ -1,12 +1,12 @@
 //! One container: its bundle, its root file system, its life from create to exit.
 use super::cgroup::Cgroup;
 use super::counters;
-use super::huge_pages;
 use super::mounts;
 use super::output::{open_log, Output, Sink, STDERR, STDOUT};
 use super::reaper::Reaper;
 use super::runtime::{self, Console, Runtime, Stdio3};
 use super::spool::Spool;
+use super::vain_limits;
 use super::writable::Writable;
 use super::{lock, Fault, Outcome};
 use crate::{sys, userns, wire};
@@ -121,7 +121,7 @@ fn rewrite_config(config: &[u8], root: &Path, bundle: &Path, readonly: bool, pla
         use_own_ids(linux);
     }
     if let Some(resources) = object.get_mut("linux").and_then(|linux| linux.get_mut("resources")) {
-        huge_pages::drop_vain_limits(resources);
+        vain_limits::drop_vain_limits(resources);
     }
     let namespaces =
         object.get_mut("linux").and_then(|linux| linux.get_mut("namespaces")).and_then(Value::as_array_mut);

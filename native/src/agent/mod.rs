@@ -15,6 +15,7 @@ pub mod runtime;
 pub mod server;
 pub mod spool;
 pub mod stream;
+pub mod vain_limits;
 pub mod writable;
 
 use crate::wire;

@@ -5,7 +5,7 @@ use super::output::{self, Sink};
 use super::reaper::Reaper;
 use super::spool::Read;
 use super::stream::FrameWriter;
-use super::{counters, exec, huge_pages, lock, mounts, pause, runtime, Fault, Outcome};
+use super::{counters, exec, lock, mounts, pause, runtime, vain_limits, Fault, Outcome};
 use crate::frame::{self, Kind};
 use crate::{guest, sys, wire};
 use prost::Message;
@@ -284,7 +284,7 @@ impl Agent {
                 let path = container.directory.join("resources.json");
                 let mut resources = serde_json::from_slice(&request.resources_json)
                     .map_err(|e| Fault::invalid(format!("resources_json is not JSON: {e}")))?;
-                huge_pages::drop_vain_limits(&mut resources);
+                vain_limits::drop_vain_limits(&mut resources);
                 std::fs::write(&path, resources.to_string()).map_err(|e| Fault::io("resources_json", e))?;
                 let path = path.to_string_lossy().into_owned();
                 let log = container.directory.join("log");
