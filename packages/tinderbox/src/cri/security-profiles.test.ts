@@ -32,6 +32,7 @@ test("parseAppArmor: what is asked for; a profile by name only where it is loade
       kind: "named",
       name: "other",
     });
+    assert.deepEqual(parse(Localhost, "localhost/mine"), { kind: "named", name: "mine" });
     assert.throws(() => parse(Localhost, "min"), { code: "INVALID", message: /"min".*loaded/ });
   } finally {
     rmSync(directory, { recursive: true, force: true });

@@ -13,14 +13,17 @@ type Profile =
   | { readonly kind: "default" }
   | { readonly kind: "localhost"; readonly reference: string };
 
-/** The message form, or where that is unset the text form that older clients send. */
+const localhost = "localhost/";
+const withoutPrefix = (text: string): string =>
+  text.startsWith(localhost) ? text.slice(localhost.length) : text;
+
+/** The message form, or where that is unset the text form that older clients send; some write the text's prefix in the message too. */
 function parseProfile(path: string, profile: SecurityProfile | undefined, text: string): Profile {
   if (profile === undefined) {
     if (text === "") return { kind: "unset" };
     if (text === "unconfined") return { kind: "unconfined" };
     if (text === "runtime/default" || text === "docker/default") return { kind: "default" };
-    if (text.startsWith("localhost/"))
-      return { kind: "localhost", reference: text.slice("localhost/".length) };
+    if (text.startsWith(localhost)) return { kind: "localhost", reference: withoutPrefix(text) };
     throw invalid(path, text, "runtime/default, unconfined or localhost/PROFILE");
   }
   if (profile.localhostRef !== "" && profile.profileType !== SecurityProfile_ProfileType.Localhost)
@@ -35,7 +38,7 @@ function parseProfile(path: string, profile: SecurityProfile | undefined, text: 
     case SecurityProfile_ProfileType.Unconfined:
       return { kind: "unconfined" };
     case SecurityProfile_ProfileType.Localhost:
-      return { kind: "localhost", reference: profile.localhostRef };
+      return { kind: "localhost", reference: withoutPrefix(profile.localhostRef) };
     default:
       throw invalid(
         `${path}.profile_type`,
