@@ -34,9 +34,9 @@ e2e: build ## end-to-end tests, with the real crictl, registry, CNI plugins and 
 	@tools/setup.sh clients kubelet checkpoint node22
 	@tools/test.sh e2e
 
-conformance: build ## Kubernetes' critest on every handler, or one (HANDLER=crun|runc|firecracker|containerd, see docs/conformance.md)
+conformance: build ## Kubernetes' critest on every handler, or one (HANDLER=crun|runc|firecracker|containerd, HOST=debian, see docs/conformance.md)
 	@tools/setup.sh conformance $(if $(findstring containerd,$(HANDLER)),peers)
-	@node tests/conformance/run.ts $(HANDLER) $(ARGS)
+	@node tests/conformance/$(if $(HOST),$(HOST)-host,run).ts $(HANDLER) $(ARGS)
 
 bench: build ## ratios to containerd with runc, and to the bare VMM, in one run (ARGS="--rounds 3 --json", ARGS="--only trace")
 	@tools/setup.sh conformance peers

@@ -4,7 +4,7 @@ import { mkdtempSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { SecurityProfile_ProfileType } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { GuestHost } from "./support/guest-host.ts";
+import { GuestDaemon } from "./support/guest-daemon.ts";
 import { assertNothingAdded, type Snapshot, snapshotHost } from "./support/leak-report.ts";
 
 const { RuntimeDefault, Unconfined, Localhost } = SecurityProfile_ProfileType;
@@ -14,12 +14,12 @@ const mib = 1 << 20;
 describe("a host with cgroup version 2 and AppArmor", () => {
   const work = mkdtempSync("/tmp/tb-");
   let snapshot: Snapshot;
-  let host: GuestHost;
+  let host: GuestDaemon;
   let serial = 0;
 
   before(async () => {
     snapshot = snapshotHost([]);
-    host = await GuestHost.start(work);
+    host = await GuestDaemon.start(work);
   });
 
   after(async () => {

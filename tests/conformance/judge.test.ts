@@ -28,6 +28,8 @@ test("judge: what is not on the list passes, what is on it does not, and the lis
     'passes, but is on the list: [k8s.io] A "quoted" & <b>',
   ]);
   assert.deepEqual(faults('b | w\nc | w\nd | w\n?[k8s.io] A "quoted" & <b> | w'), []);
+  assert.deepEqual(faults("b | w\n~c | w\nd | w"), []);
+  assert.deepEqual(faults("~b | w\nc | w\nd | w"), ["fails where it does not skip itself: b"]);
   assert.deepEqual(faults("b | w\nc | w\nd | w\ne | w"), ["on the list, but critest has no such spec: e"]);
   assert.throws(() => parseExceptions("b"), /SPEC . REASON/);
 });

@@ -1,8 +1,13 @@
 /** What a run of critest says, held against the list of specs that are not expected to pass. */
 
 export type SpecResult = { readonly name: string; readonly status: "passed" | "failed" | "skipped" };
+type Exception = {
+  readonly reason: string;
+  /** What it may do: not pass, do as it likes, or pass where it does not skip itself */
+  readonly kind: "fails" | "any" | "skips";
+};
 /** By spec name */
-export type Exceptions = ReadonlyMap<string, { readonly reason: string; readonly mayPass: boolean }>;
+export type Exceptions = ReadonlyMap<string, Exception>;
 
 const entities: Readonly<Record<string, string>> = { quot: '"', apos: "'", lt: "<", gt: ">", amp: "&" };
 
@@ -29,15 +34,21 @@ export function parseJunit(xml: string): readonly SpecResult[] {
   return found;
 }
 
-/** Lines of `SPEC | REASON`; `#` begins a comment, `?` a spec that may pass on other hosts. @throws Error for a line without a reason */
+const kinds: Readonly<Record<string, Exception["kind"]>> = { "?": "any", "~": "skips" };
+
+/**
+ * Lines of `SPEC | REASON`; `#` begins a comment, `?` a spec that may pass on other hosts, `~` one that skips itself on some hosts and
+ * passes on the others. @throws Error for a line without a reason
+ */
 export function parseExceptions(text: string): Exceptions {
-  const list = new Map<string, { reason: string; mayPass: boolean }>();
+  const list = new Map<string, Exception>();
   for (const line of text.split("\n")) {
     if (line.trim() === "" || line.startsWith("#")) continue;
     const at = line.lastIndexOf(" | ");
     if (at < 1) throw new Error(`${JSON.stringify(line)}: "SPEC | REASON" is expected`);
-    const mayPass = line.startsWith("?");
-    list.set(line.slice(mayPass ? 1 : 0, at).trim(), { reason: line.slice(at + 3).trim(), mayPass });
+    const kind = kinds[line.charAt(0)];
+    const name = line.slice(kind === undefined ? 0 : 1, at).trim();
+    list.set(name, { reason: line.slice(at + 3).trim(), kind: kind ?? "fails" });
   }
   return list;
 }
@@ -55,9 +66,10 @@ export function judge(
     results.filter((one) => one.status === status).length;
   const isWhole = expected !== undefined && expected.passes === undefined;
   const faults = results.flatMap(({ name, status }) => {
-    const exception = exceptions.get(name);
-    if (exception)
-      return status === "passed" && !exception.mayPass ? [`passes, but is on the list: ${name}`] : [];
+    const kind = exceptions.get(name)?.kind;
+    if (kind === "fails" && status === "passed") return [`passes, but is on the list: ${name}`];
+    if (kind === "skips" && status === "failed") return [`fails where it does not skip itself: ${name}`];
+    if (kind !== undefined) return [];
     if (status === "passed" || (status === "skipped" && !isWhole)) return [];
     return [`${status}: ${name}`];
   });

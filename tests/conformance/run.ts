@@ -1,6 +1,7 @@
 /**
  * critest against tinderboxd, one run after the other on one daemon:
- *   node tests/conformance/run.ts [RUN...] [--focus REGEX] [--nodes N]
+ *   node tests/conformance/run.ts [RUN...] [--focus REGEX] [--nodes N] [--reports DIRECTORY] [--host debian]
+ * `--host debian` says that it runs there: debian-host.ts.
  * RUN is a name of runs.ts; without one, what `make test` runs. Every spec passes but those of the handler's list of
  * exceptions; one of those that passes is an error as well, and so is one that vanished.
  */
@@ -16,7 +17,6 @@ import { Runtimes } from "./runtimes.ts";
 
 const here = import.meta.dirname;
 const clients = { "1.36": join(here, "../clients/bin"), "1.37": join(here, "../clients-critest/bin") };
-const reports = join(here, "../../.cache/conformance/reports");
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -24,8 +24,11 @@ const { values, positionals } = parseArgs({
     focus: { type: "string", default: "" },
     // Most specs wait most of the time, those of microVMs do not.
     nodes: { type: "string", default: "3" },
+    host: { type: "string", default: "this" },
+    reports: { type: "string", default: join(here, "../../.cache/conformance/reports") },
   },
 });
+const { reports } = values;
 
 async function critest(run: Run, socket: string, junit: string, output: string): Promise<void> {
   const endpoint = `unix://${socket}`;
@@ -55,7 +58,11 @@ async function critest(run: Run, socket: string, junit: string, output: string):
 }
 
 function exceptionsOf({ handler, critest: version }: Run): Exceptions {
-  const files = [handler === "firecracker" ? "microvm" : "host", ...(version === "1.36" ? [] : [version])];
+  const files = [
+    handler === "firecracker" ? "microvm" : "host",
+    ...(version === "1.36" ? [] : [version]),
+    ...(values.host === "this" ? [] : [values.host]),
+  ];
   return new Map(
     files.flatMap((name) => [...parseExceptions(readFileSync(join(here, `${name}-exceptions.txt`), "utf8"))]),
   );

