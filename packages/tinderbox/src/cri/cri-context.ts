@@ -2,7 +2,8 @@
 import type { Logger } from "../base/log.ts";
 import type { Engine } from "../engine/contract.ts";
 import type { ImageService, RuntimeService } from "../rpc/gen/runtime/v1/api_pb.ts";
-import type { CallObserver, ServiceHandlers } from "../rpc/grpc-server.ts";
+import type { CallObserver } from "../rpc/grpc-call.ts";
+import type { ServiceHandlers } from "../rpc/grpc-server.ts";
 
 /** Makes single-use URLs for streams; `streaming/streaming-server.ts` implements it. */
 export type StreamingUrls = {

@@ -2,7 +2,7 @@
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
 import { tinderboxVersion } from "../cri/runtime-status.ts";
 import type { Engine } from "../engine/contract.ts";
-import type { CallObserver } from "../rpc/grpc-server.ts";
+import type { CallObserver } from "../rpc/grpc-call.ts";
 
 export type DaemonMetrics = {
   readonly observe: CallObserver;
