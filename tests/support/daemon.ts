@@ -20,11 +20,13 @@ export type TestDaemonOptions = {
   readonly configToml?: string;
   /** @default "debug" */
   readonly logLevel?: string;
+  /** Another installation's. @default this project's */
+  readonly program?: string;
   /** More of the environment than the test's own. */
   readonly env?: NodeJS.ProcessEnv;
 };
 
-const program = join(import.meta.dirname, "../../bin/tinderboxd");
+const ownProgram = join(import.meta.dirname, "../../bin/tinderboxd");
 
 /** Starts the daemon and waits for its "listening" line. */
 export async function startDaemon(options: TestDaemonOptions): Promise<TestDaemon> {
@@ -33,10 +35,14 @@ export async function startDaemon(options: TestDaemonOptions): Promise<TestDaemo
   const head = `root = ${JSON.stringify(options.root)}\nstate = ${JSON.stringify(options.state)}\n`;
   const socket = join(options.state, "tinderbox.sock");
   writeFileSync(config, `${head}listen = ${JSON.stringify(socket)}\n${options.configToml ?? ""}`);
-  const child = spawn(program, ["--config", config, "--log-level", options.logLevel ?? "debug"], {
-    stdio: ["ignore", "inherit", "pipe"],
-    env: { ...process.env, ...options.env },
-  });
+  const child = spawn(
+    options.program ?? ownProgram,
+    ["--config", config, "--log-level", options.logLevel ?? "debug"],
+    {
+      stdio: ["ignore", "inherit", "pipe"],
+      env: { ...process.env, ...options.env },
+    },
+  );
   const ended = once(child, "exit");
   let said = "";
   await new Promise<void>((resolve, reject) => {

@@ -1,20 +1,10 @@
 /** `tinderbox version`. */
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { projectRoot } from "../base/paths.ts";
+import { tinderboxVersion as client } from "../base/version.ts";
 import { type GlobalOptions, withDaemon } from "./cri-clients.ts";
 import { printJson } from "./output.ts";
 
-function ownVersion(): string {
-  const manifest: unknown = JSON.parse(readFileSync(join(projectRoot, "package.json"), "utf8"));
-  const found =
-    typeof manifest === "object" && manifest !== null ? Reflect.get(manifest, "version") : undefined;
-  return typeof found === "string" ? found : "unknown";
-}
-
 /** The daemon's line says so when none runs: that is no failure of this command. */
 export async function version(options: GlobalOptions): Promise<void> {
-  const client = ownVersion();
   const daemon = await withDaemon(options, ({ runtime }) =>
     runtime.callUnary("version", {}, { deadlineMs: 2000 }),
   ).then(

@@ -1,20 +1,8 @@
 /** Version, Status, RuntimeConfig and UpdateRuntimeConfig: they never fail; what they wait for has a short deadline, and nothing slow is looked at unless they are to be verbose. */
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { projectRoot } from "../base/paths.ts";
+import { tinderboxVersion } from "../base/version.ts";
 import type { Engine } from "../engine/contract.ts";
 import { CgroupDriver } from "../rpc/gen/runtime/v1/api_pb.ts";
 import type { CriContext, RuntimeCalls } from "./cri-context.ts";
-
-function ownVersion(): string {
-  const manifest: unknown = JSON.parse(readFileSync(join(projectRoot, "package.json"), "utf8"));
-  const found =
-    typeof manifest === "object" && manifest !== null && "version" in manifest ? manifest.version : undefined;
-  return typeof found === "string" ? found : "0.0.0";
-}
-
-/** Read once. */
-export const tinderboxVersion: string = ownVersion();
 
 /** The handlers with what Status has no field for. */
 async function handlersJson(engine: Engine): Promise<string> {

@@ -2,7 +2,7 @@
 import { chmodSync, mkdirSync, statSync } from "node:fs";
 import { errorTable, TinderboxError } from "../base/errors.ts";
 import { createLogger, type Logger, type LogThreshold } from "../base/log.ts";
-import { tinderboxVersion } from "../cri/runtime-status.ts";
+import { tinderboxVersion } from "../base/version.ts";
 import type { DaemonConfig } from "./config.ts";
 import { type DaemonOptions, daemonUsage, parseDaemonOptions } from "./daemon-options.ts";
 import { loadConfig } from "./load-config.ts";

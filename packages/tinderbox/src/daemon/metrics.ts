@@ -1,6 +1,6 @@
 /** What the daemon counts, in Prometheus' terms. Names end in their unit; labels have few values, never ids. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from "prom-client";
-import { tinderboxVersion } from "../cri/runtime-status.ts";
+import { tinderboxVersion } from "../base/version.ts";
 import type { Engine } from "../engine/contract.ts";
 import type { CallObserver } from "../rpc/grpc-call.ts";
 

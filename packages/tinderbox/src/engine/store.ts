@@ -58,7 +58,9 @@ export class Store {
     if (version === undefined) this.setMeta("schema", String(schemaVersion));
     else if (version !== String(schemaVersion)) {
       this.#db.close();
-      throw new TinderboxError("CONFIG", `${path}: schema ${version}; this version reads ${schemaVersion}`);
+      throw new TinderboxError("CONFIG", `${path}: schema ${version}; this version reads ${schemaVersion}`, {
+        hint: "Remove the pods with the version that wrote it, then the file.",
+      });
     }
   }
 
