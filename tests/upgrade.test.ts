@@ -28,7 +28,7 @@ const project = join(import.meta.dirname, "..");
 const handlers = ["crun", "firecracker"] as const;
 const lines = 500;
 
-/** Another installation: the same program under another version, or an older one whole. */
+/** Another installation, under another version. */
 function install(directory: string): void {
   const from = process.env["UPGRADE_FROM"] ?? project;
   for (const part of ["bin", "packages", "package.json"])
@@ -36,7 +36,6 @@ function install(directory: string): void {
   symlinkSync(join(from, "node_modules"), join(directory, "node_modules"));
   mkdirSync(join(directory, ".cache"));
   cpSync(join(from, ".cache/guest"), join(directory, ".cache/guest"), { recursive: true });
-  if (from !== project) return;
   const file = join(directory, "package.json");
   writeFileSync(file, readFileSync(file, "utf8").replace(/"version": ".*"/, '"version": "0.0.1"'));
 }
