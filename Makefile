@@ -46,7 +46,7 @@ docs: ## the SDK's API pages in .cache/docs/sdk; fails where an export has no co
 	@tools/setup.sh node
 	@tools/typedoc/node_modules/.bin/typedoc --options tools/typedoc/typedoc.json
 
-fuzz: ## fuzz the agent's decoder (ARGS="SECONDS", 60 unless told)
+fuzz: ## fuzz what is read of a guest: the agent's frames, and a volume's requests (ARGS="SECONDS TARGET", 60 each unless told)
 	@tools/fuzz.sh $(ARGS)
 
 gen: ## generate code from proto/ again

@@ -18,6 +18,7 @@ mod page_out;
 mod replay;
 mod sys;
 mod tap;
+mod threads;
 mod tsc;
 mod userns;
 

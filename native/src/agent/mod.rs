@@ -18,7 +18,8 @@ pub mod stream;
 pub mod vain_limits;
 pub mod writable;
 
-use crate::wire;
+pub use crate::threads::lock;
+use crate::{threads, wire};
 
 /// An error with the protocol's code; the message names the field or the state.
 #[derive(Debug)]
@@ -41,16 +42,7 @@ impl Fault {
     }
 }
 
-/// Locks even when a holder panicked: the agent goes on.
-pub fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// Starts a named thread with a small stack; a machine out of threads is reported, not died of.
+/// Starts a named thread.
 pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Outcome<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.chars().take(15).collect())
-        .stack_size(256 * 1024)
-        .spawn(body)
-        .map_err(|e| Fault::io("thread", e))
+    threads::spawn(name, body).map_err(|e| Fault::io("thread", e))
 }

@@ -1,6 +1,8 @@
 //! `fs`: serves the host directories of one pod to its guest, by FUSE messages on a unix socket, from a process that can
 //! reach nothing else. `fs-add` and `fs-remove` give it a directory and take it away; see docs/volumes.md.
 mod confine;
+#[cfg(any(test, fuzzing))]
+pub mod exercise;
 mod gate;
 mod ids;
 #[cfg(test)]

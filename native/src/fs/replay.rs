@@ -1,92 +1,18 @@
 //! Replays what a guest's kernel sends, then the same with bytes changed, cut and spliced, to a real server thread on a
 //! temporary directory: it must answer or hang up, never hang, never end, and never touch what is outside.
+use super::exercise::{reply, send, serve, serve_with, Place};
 use super::gate::tests::message;
-use super::gate::{length, HEADER, MAX_MESSAGE};
+use super::gate::HEADER;
 use super::ids::Ids;
-use super::serve::{answer, VolumeServer};
-use super::volume::Volume;
-use crate::sys::Socket;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 const ROOT: u64 = 1;
 
-/// A volume with something in it, beside a file that is none of the guest's business.
-struct Place {
-    base: PathBuf,
-}
-
-impl Place {
-    fn new(name: &str) -> Place {
-        let base = std::env::temp_dir().join(format!("tb-fs-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&base);
-        fs::create_dir_all(base.join("volume/dir")).unwrap();
-        fs::write(base.join("outside"), "untouched").unwrap();
-        fs::write(base.join("volume/file"), "content").unwrap();
-        std::os::unix::fs::symlink("../outside", base.join("volume/link")).unwrap();
-        Place { base }
-    }
-
-    fn volume(&self) -> &Path {
-        &self.base
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.base);
-    }
-}
-
-/// A server thread for one connection, as serve.rs has it, and the guest's end of it.
-fn serve(place: &Place) -> UnixStream {
-    serve_with(place, Ids::default())
-}
-
-fn serve_with(place: &Place, ids: Ids) -> UnixStream {
-    let (guest, host) = UnixStream::pair().unwrap();
-    guest.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let volume = VolumeServer::new(Volume::open(place.volume().join("volume").to_str().unwrap(), ids).unwrap());
-    std::thread::spawn(move || {
-        let mut socket = Socket::new(host.into());
-        let (mut request, mut reply) = (vec![0u8; MAX_MESSAGE], vec![0u8; MAX_MESSAGE]);
-        loop {
-            let mut header = [0; HEADER];
-            let Ok(()) = socket.read_exact(&mut header) else { break };
-            let Some(length) = length(&header) else { break };
-            request[..HEADER].copy_from_slice(&header);
-            let Ok(()) = socket.read_exact(&mut request[HEADER..length]) else { break };
-            if answer(&volume, &socket, &mut request[..length], &mut reply).is_err() {
-                break;
-            }
-        }
-        socket.shutdown();
-    });
-    guest
-}
-
 fn number(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).map_or(0, |b| u64::from_ne_bytes(b.try_into().unwrap()))
-}
-
-/// A reply's error (positive, 0: none) and body; None when the server hung up.
-fn reply(guest: &mut UnixStream) -> Option<(i32, Vec<u8>)> {
-    let mut header = [0; 16];
-    if guest
-        .read_exact(&mut header)
-        .map_err(|e| assert_ne!(e.kind(), std::io::ErrorKind::WouldBlock, "no answer"))
-        .is_err()
-    {
-        return None;
-    }
-    let length = u32::from_ne_bytes(header[..4].try_into().unwrap()) as usize;
-    assert!((16..=MAX_MESSAGE).contains(&length), "a reply of {length} bytes");
-    let mut body = vec![0; length - 16];
-    guest.read_exact(&mut body).ok()?;
-    Some((-i32::from_ne_bytes(header[4..8].try_into().unwrap()), body))
 }
 
 fn call(guest: &mut UnixStream, opcode: u32, node: u64, body: &[u8]) -> (i32, Vec<u8>) {
@@ -241,25 +167,24 @@ fn what_nobody_should_send_is_answered_or_ends_the_connection() {
     eprintln!("FS_SEED={seed} FS_ROUNDS={rounds}");
     let mut random = Random(seed);
     let place = Place::new("mutated");
-    for round in 0..rounds {
-        let mut guest = serve(&place);
+    for _ in 0..rounds {
         let _ = fs::write(place.volume().join("volume/file"), "content");
-        let messages = conversation(&mut guest);
+        let messages = conversation(&mut serve(&place));
+        let mut sent = Vec::new();
         for _ in 0..40 {
             let mut request = messages[random.below(messages.len())].clone();
             mutate(&mut random, &mut request, &messages);
-            if guest.write_all(&request).is_err() {
-                break;
-            }
+            sent.extend_from_slice(&request);
         }
-        // Ends the connection, whatever is left of a request that was cut.
-        let _ = guest.write_all(&[0; HEADER]);
-        let _ = guest.shutdown(std::net::Shutdown::Write);
-        while reply(&mut guest).is_some() {}
-        assert_eq!(fs::read(place.volume().join("outside")).unwrap(), b"untouched", "round {round}");
-        let mut around: Vec<_> = fs::read_dir(place.volume()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        around.sort();
-        assert_eq!(around, ["outside", "volume"], "round {round}");
+        send(&place, &sent);
+    }
+}
+
+#[test]
+fn the_corpus_is_answered_or_ends_the_connection() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/volumes");
+    for entry in fs::read_dir(directory).unwrap() {
+        send(&Place::new("corpus"), &fs::read(entry.unwrap().path()).unwrap());
     }
 }
 
