@@ -20,5 +20,6 @@ fn limit_files() {
 }
 
 libfuzzer_sys::fuzz_target!(init: limit_files(), |bytes: &[u8]| {
-    fs::exercise::send(&fs::exercise::Place::new("fuzz"), bytes);
+    let place = fs::exercise::Place::new("fuzz");
+    fs::exercise::send(&place, fs::exercise::serve(&place), bytes);
 });

@@ -30,6 +30,14 @@ impl Place {
     pub fn volume(&self) -> &Path {
         &self.base
     }
+
+    /// Whether everything outside of the volume is as it was.
+    fn assert_untouched(&self) {
+        assert_eq!(fs::read(self.base.join("outside")).unwrap(), b"untouched");
+        let mut around: Vec<_> = fs::read_dir(&self.base).unwrap().map(|e| e.unwrap().file_name()).collect();
+        around.sort();
+        assert_eq!(around, ["outside", "volume"]);
+    }
 }
 
 impl Drop for Place {
@@ -82,19 +90,8 @@ pub fn reply(guest: &mut UnixStream) -> Option<(i32, Vec<u8>)> {
     Some((-i32::from_ne_bytes(header[4..8].try_into().unwrap()), body))
 }
 
-impl Place {
-    /// Whether everything outside of the volume is as it was.
-    pub fn assert_untouched(&self) {
-        assert_eq!(fs::read(self.base.join("outside")).unwrap(), b"untouched");
-        let mut around: Vec<_> = fs::read_dir(&self.base).unwrap().map(|e| e.unwrap().file_name()).collect();
-        around.sort();
-        assert_eq!(around, ["outside", "volume"]);
-    }
-}
-
-/// Sends `bytes` as a guest's connection, which has to end by itself behind them.
-pub fn send(place: &Place, bytes: &[u8]) {
-    let mut guest = serve(place);
+/// Sends `bytes` as a guest whose connection has to end by itself behind them.
+pub fn send(place: &Place, mut guest: UnixStream, bytes: &[u8]) {
     let _ = guest.write_all(bytes);
     // Ends the connection, whatever is left of a request that was cut.
     let _ = guest.write_all(&[0; HEADER]);

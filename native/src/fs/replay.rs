@@ -168,15 +168,16 @@ fn what_nobody_should_send_is_answered_or_ends_the_connection() {
     let mut random = Random(seed);
     let place = Place::new("mutated");
     for _ in 0..rounds {
+        let mut guest = serve(&place);
         let _ = fs::write(place.volume().join("volume/file"), "content");
-        let messages = conversation(&mut serve(&place));
+        let messages = conversation(&mut guest);
         let mut sent = Vec::new();
         for _ in 0..40 {
             let mut request = messages[random.below(messages.len())].clone();
             mutate(&mut random, &mut request, &messages);
             sent.extend_from_slice(&request);
         }
-        send(&place, &sent);
+        send(&place, guest, &sent);
     }
 }
 
@@ -184,7 +185,8 @@ fn what_nobody_should_send_is_answered_or_ends_the_connection() {
 fn the_corpus_is_answered_or_ends_the_connection() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/volumes");
     for entry in fs::read_dir(directory).unwrap() {
-        send(&Place::new("corpus"), &fs::read(entry.unwrap().path()).unwrap());
+        let place = Place::new("corpus");
+        send(&place, serve(&place), &fs::read(entry.unwrap().path()).unwrap());
     }
 }
 
