@@ -13,7 +13,7 @@ import { createLogger } from "../base/log.ts";
 import { RuntimeService } from "./gen/runtime/v1/api_pb.ts";
 import { createGrpcClient, type GrpcClient } from "./grpc-client.ts";
 import { GrpcServer } from "./grpc-server.ts";
-import { maxMessageBytes, messagePrefix, prefixBytes } from "./grpc-wire.ts";
+import { framed, maxMessageBytes, messagePrefix, prefixBytes } from "./grpc-wire.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "tinderbox-grpc-"));
 const socket = join(directory, "s");
@@ -144,8 +144,7 @@ async function raw(
   }
 }
 
-const message = (...bytes: readonly number[]): Buffer =>
-  Buffer.concat([messagePrefix(bytes.length), Buffer.from(bytes)]);
+const message = (...bytes: readonly number[]): Buffer => framed(Buffer.from(bytes));
 
 test("GrpcServer: what is no request of gRPC's is refused by HTTP's status", async () => {
   assert.equal((await raw(message(), { "content-type": "application/json" })).headers[":status"], 415);
@@ -245,7 +244,9 @@ test("GrpcServer: calls that are taken back at any moment cost nobody anything",
     "Version",
     "StopPodSandbox",
     "StartContainer",
+    "RemoveContainer",
     "GetContainerEvents",
+    "StreamContainerStats",
     "ListContainers",
     "Nothing",
   ];
