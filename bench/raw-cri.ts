@@ -4,9 +4,10 @@
  */
 import { type ClientHttp2Session, connect, type IncomingHttpHeaders } from "node:http2";
 import { createConnection } from "node:net";
-import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { encode } from "../packages/tinderbox/src/rpc/encoded.ts";
 import { RuntimeService } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { messagePrefix } from "../packages/tinderbox/src/rpc/grpc-wire.ts";
+import { framed } from "../packages/tinderbox/src/rpc/grpc-wire.ts";
 
 type Methods = (typeof RuntimeService)["method"];
 
@@ -27,7 +28,7 @@ export class RawCri implements Disposable {
     request: MessageInitShape<Methods[K]["input"]>,
   ): Promise<readonly Buffer[]> {
     const { input, name } = RuntimeService.method[method];
-    const bytes = toBinary(input, create(input, request as MessageInitShape<typeof input>));
+    const bytes = encode(input, request as MessageInitShape<typeof input>);
     const { promise, resolve, reject } = Promise.withResolvers<readonly Buffer[]>();
     const stream = this.#session.request({
       ":method": "POST",
@@ -47,7 +48,7 @@ export class RawCri implements Disposable {
     stream.on("close", () =>
       status === "0" ? resolve(chunks) : reject(new Error(`${name}: gRPC status ${status ?? "none"}`)),
     );
-    stream.end(Buffer.concat([messagePrefix(bytes.length), bytes]));
+    stream.end(framed(bytes));
     return promise;
   }
 

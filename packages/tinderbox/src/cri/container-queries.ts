@@ -33,16 +33,15 @@ function matches(container: Container, filter: ContainerFilter | undefined): boo
 const statusPart = encodedOnce(ContainerStatusResponseSchema, (container: Container) => ({
   status: containerStatusToCri(container),
 }));
+const listPart = encodedOnce(ListContainersResponseSchema, (container: Container) => ({
+  containers: [containerToCri(container)],
+}));
 
 /** The calls that look at containers. */
 export function containerQueryCalls({ engine }: CriContext): RuntimeCalls {
   const select = (filter: ContainerFilter | undefined) =>
     engine.containers().filter((container) => matches(container, filter));
-  const answer = encodedList(
-    encodedOnce(ListContainersResponseSchema, (container: Container) => ({
-      containers: [containerToCri(container)],
-    })),
-  );
+  const answer = encodedList(listPart);
   return {
     containerStatus: async ({ containerId, verbose }) => {
       const container = engine.container(idOf("container_id", containerId));

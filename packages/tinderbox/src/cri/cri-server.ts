@@ -1,5 +1,4 @@
 /** The CRI's two services over an engine. A call that is not here answers UNIMPLEMENTED by its name. */
-
 import { ImageService, RuntimeService } from "../rpc/gen/runtime/v1/api_pb.ts";
 import { GrpcServer } from "../rpc/grpc-server.ts";
 import { containerEventCalls } from "./container-events.ts";

@@ -29,14 +29,13 @@ const podPart = encodedOnce(PodSandboxStatusResponseSchema, (pod: Pod) => ({ sta
 const containerPart = encodedOnce(PodSandboxStatusResponseSchema, (container: Container) => ({
   containersStatuses: [containerStatusToCri(container)],
 }));
+const listPart = encodedOnce(ListPodSandboxResponseSchema, (pod: Pod) => ({ items: [podToCri(pod)] }));
 
 /** The calls that look at pods. */
 export function podQueryCalls({ engine }: CriContext): RuntimeCalls {
   const select = (filter: PodSandboxFilter | undefined) =>
     engine.pods().filter((pod) => matches(pod, filter));
-  const answer = encodedList(
-    encodedOnce(ListPodSandboxResponseSchema, (pod: Pod) => ({ items: [podToCri(pod)] })),
-  );
+  const answer = encodedList(listPart);
   return {
     podSandboxStatus: async ({ podSandboxId, verbose }) => {
       const pod = engine.pod(idOf("pod_sandbox_id", podSandboxId));

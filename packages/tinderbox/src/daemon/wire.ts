@@ -11,7 +11,6 @@ import { openImageService } from "../image/image-service.ts";
 import type { ImageSettings } from "../image/image-settings.ts";
 import { createNetworkService } from "../network/network-service.ts";
 import { Images } from "../rpc/gen/tinderbox/images/v1/images_pb.ts";
-
 import type { SandboxFactory } from "../sandbox/contract.ts";
 import { createHostSandboxFactory } from "../sandbox/host/host-sandbox.ts";
 import { JailUsers } from "../sandbox/microvm/jail-users.ts";

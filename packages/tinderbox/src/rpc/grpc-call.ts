@@ -5,13 +5,14 @@ import {
   type OutgoingHttpHeaders,
   type ServerHttp2Stream,
 } from "node:http2";
-import { create, type DescMethod, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { type DescMethod, fromBinary } from "@bufbuild/protobuf";
 import { type ErrorCode, errorTable, TinderboxError } from "../base/errors.ts";
 import type { Logger } from "../base/log.ts";
 import { span } from "../base/trace.ts";
-import { Encoded } from "./encoded.ts";
+import { Encoded, encode } from "./encoded.ts";
 import {
   codeTrailer,
+  framed,
   maxMessageBytes,
   messagePrefix,
   parseTimeout,
@@ -166,8 +167,7 @@ export class Call implements CallContext {
 
   #encode(message: object): Uint8Array {
     if (message instanceof Encoded) return message.bytes;
-    const { output } = this.#method.description;
-    return toBinary(output, create(output, message as Init));
+    return encode(this.#method.description.output, message as Init);
   }
 
   #respond(): void {
@@ -176,10 +176,9 @@ export class Call implements CallContext {
 
   /** Whether the client takes more at once. */
   #write(bytes: Uint8Array): boolean {
-    const prefix = messagePrefix(bytes.length);
-    if (bytes.length <= copiedBytes) return this.#stream.write(Buffer.concat([prefix, bytes]));
+    if (bytes.length <= copiedBytes) return this.#stream.write(framed(bytes));
     this.#stream.cork();
-    this.#stream.write(prefix);
+    this.#stream.write(messagePrefix(bytes.length));
     const isTaken = this.#stream.write(bytes);
     this.#stream.uncork();
     return isTaken;

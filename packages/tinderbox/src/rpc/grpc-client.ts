@@ -1,33 +1,10 @@
 /** Typed clients of services that protobuf-es describes, on @grpc/grpc-js: the only file that knows it. */
-import type {
-  DescMessage,
-  DescMethod,
-  DescService,
-  MessageInitShape,
-  MessageShape,
-} from "@bufbuild/protobuf";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { Client, credentials, Metadata, type MethodDefinition, type ServiceError } from "@grpc/grpc-js";
+import type { DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import { fromBinary } from "@bufbuild/protobuf";
+import { Client, credentials, Metadata, type ServiceError } from "@grpc/grpc-js";
 import { type ErrorCode, errorTable, TinderboxError } from "../base/errors.ts";
+import { encode } from "./encoded.ts";
 import { codeTrailer, maxMessageBytes } from "./grpc-wire.ts";
-
-type Init = Record<string, unknown>;
-
-function definitionOf(method: DescMethod): MethodDefinition<object, object> {
-  const encode =
-    (schema: DescMessage) =>
-    (message: object): Buffer =>
-      Buffer.from(toBinary(schema, create(schema, message as Init)));
-  return {
-    path: `/${method.parent.typeName}/${method.name}`,
-    requestStream: false,
-    responseStream: method.methodKind === "server_streaming",
-    requestSerialize: encode(method.input),
-    requestDeserialize: (bytes) => fromBinary(method.input, bytes),
-    responseSerialize: encode(method.output),
-    responseDeserialize: (bytes) => fromBinary(method.output, bytes),
-  };
-}
 
 export type CallOptions = { readonly signal?: AbortSignal; readonly deadlineMs?: number };
 
@@ -85,55 +62,48 @@ export function createGrpcClient<S extends DescService>(service: S, address: str
     "grpc.max_receive_message_length": maxMessageBytes,
     "grpc.default_authority": "localhost",
   });
-  const find = (name: PropertyKey): MethodDefinition<object, object> => {
+  /** What grpc-js is told of a call, whatever its kind. */
+  const call = (name: PropertyKey, request: object, options: CallOptions) => {
+    options.signal?.throwIfAborted();
     const method = service.methods.find((one) => one.localName === name);
     if (method === undefined)
       throw new TinderboxError("INTERNAL", `${service.typeName} has no method ${String(name)}`);
-    return definitionOf(method);
+    return [
+      `/${service.typeName}/${method.name}`,
+      (message: object) => Buffer.from(encode(method.input, message as Record<string, unknown>)),
+      (bytes: Buffer): object => fromBinary(method.output, bytes),
+      request,
+      new Metadata(),
+      callSettings(options),
+    ] as const;
   };
   return {
     callUnary(name, request, options = {}) {
-      const method = find(name);
       return new Promise((resolve, reject) => {
-        options.signal?.throwIfAborted();
-        const call = client.makeUnaryRequest(
-          method.path,
-          method.requestSerialize,
-          method.responseDeserialize,
-          request as object,
-          new Metadata(),
-          callSettings(options),
+        const running = client.makeUnaryRequest(
+          ...call(name, request as object, options),
           (cause, response) => {
             options.signal?.removeEventListener("abort", cancel);
             if (cause !== null) return reject(clientError(cause));
-            // responseDeserialize made it from this very method's output description
+            // It was read by this very method's output description.
             resolve(response as never);
           },
         );
-        const cancel = (): void => call.cancel();
+        const cancel = (): void => running.cancel();
         options.signal?.addEventListener("abort", cancel, { once: true });
       });
     },
     async *callStream(name, request, options = {}) {
-      const method = find(name);
-      options.signal?.throwIfAborted();
-      const call = client.makeServerStreamRequest(
-        method.path,
-        method.requestSerialize,
-        method.responseDeserialize,
-        request as object,
-        new Metadata(),
-        callSettings(options),
-      );
-      const cancel = (): void => call.cancel();
+      const running = client.makeServerStreamRequest(...call(name, request as object, options));
+      const cancel = (): void => running.cancel();
       options.signal?.addEventListener("abort", cancel, { once: true });
       try {
-        for await (const item of call) yield item as never;
+        for await (const item of running) yield item as never;
       } catch (cause) {
         throw clientError(cause as ServiceError);
       } finally {
         options.signal?.removeEventListener("abort", cancel);
-        call.cancel();
+        running.cancel();
       }
     },
     close: () => client.close(),

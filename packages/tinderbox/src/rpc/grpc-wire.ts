@@ -17,6 +17,11 @@ export function messagePrefix(length: number): Buffer {
   return prefix;
 }
 
+/** A message behind its prefix. */
+export function framed(message: Uint8Array): Buffer {
+  return Buffer.concat([messagePrefix(message.length), message]);
+}
+
 /** A status' text as a header takes it: bytes of UTF-8, those that are not printable ASCII, and the percent sign, as %XX. */
 export function percentEncode(text: string): string {
   if (/^[ -$&-~]*$/.test(text)) return text;
