@@ -5,16 +5,7 @@
 import assert from "node:assert/strict";
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import {
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  watch,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, watch, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as delay } from "node:timers/promises";
@@ -25,21 +16,10 @@ import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { crictl, crictlPath } from "./support/crictl.ts";
 import { startDaemon, type TestDaemon } from "./support/daemon.ts";
 import { assertNothingAdded, type Snapshot, snapshotHost } from "./support/leak-report.ts";
+import { processesLike } from "./support/process-tree.ts";
 import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
 
-/** Pids of processes whose command line fits, below this test's directory. */
-function pidsOf(pattern: RegExp): readonly number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .filter((pid) => {
-      try {
-        return pattern.test(readFileSync(`/proc/${pid}/cmdline`, "latin1").replaceAll("\0", " "));
-      } catch {
-        return false;
-      }
-    })
-    .map(Number);
-}
+const pidsOf = (pattern: RegExp): readonly number[] => processesLike(pattern).map(({ pid }) => pid);
 
 describe("killed parts", () => {
   const work = mkdtempSync("/tmp/tb-");

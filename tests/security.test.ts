@@ -25,6 +25,7 @@ import type { TestContainer, TestCri } from "./support/cri-client.ts";
 import { startCriStage, stopCriStage } from "./support/cri-stage.ts";
 import type { TestDaemon } from "./support/daemon.ts";
 import { eventually } from "./support/kubelet.ts";
+import { processesLike } from "./support/process-tree.ts";
 import type { TestRegistry } from "./support/test-registry.ts";
 
 const work = mkdtempSync("/tmp/tb-");
@@ -297,24 +298,11 @@ for (const handler of ["crun", "firecracker"]) {
     });
 
     test("17, processes outside the pod's cgroup (CVE-2025-47291, CVE-2019-14891)", () => {
-      const ofPod = readdirSync("/proc")
-        .filter((name) => /^\d+$/.test(name))
-        .filter((pid) => {
-          try {
-            return readFileSync(`/proc/${pid}/cmdline`, "latin1").includes(pod.id);
-          } catch {
-            return false;
-          }
-        })
-        .filter((pid) => Number(pid) !== process.pid);
+      const ofPod = processesLike(new RegExp(pod.id)).filter(({ pid }) => pid !== process.pid);
       assert.ok(ofPod.length > 0);
-      for (const pid of ofPod) {
+      for (const { pid, command } of ofPod) {
         const memory = readFileSync(`/proc/${pid}/cgroup`, "utf8").match(/^\d+:memory:(.*)$|^0::(.*)$/m);
-        assert.match(
-          memory?.[1] ?? memory?.[2] ?? "",
-          new RegExp(pod.id),
-          readFileSync(`/proc/${pid}/cmdline`, "latin1"),
-        );
+        assert.match(memory?.[1] ?? memory?.[2] ?? "", new RegExp(pod.id), command);
       }
     });
 

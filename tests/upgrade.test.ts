@@ -17,12 +17,12 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout } from "node:timers/promises";
 import { ContainerState, PodSandboxState } from "../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
-import { pushBusyboxImage } from "./support/busybox-image.ts";
-import { type TestCni, writeBridgeConf } from "./support/cni.ts";
 import { type TestContainer, TestCri } from "./support/cri-client.ts";
-import { startDaemon, type TestDaemon } from "./support/daemon.ts";
+import { type CriStage, startCriStage, stopCriStage } from "./support/cri-stage.ts";
+import { startDaemon } from "./support/daemon.ts";
+import { eventually } from "./support/kubelet.ts";
 import { assertNothingAdded, type Snapshot, snapshotHost } from "./support/leak-report.ts";
-import { startRegistry, type TestRegistry } from "./support/test-registry.ts";
+import { isAlive, type Process, processesLike } from "./support/process-tree.ts";
 
 const project = join(import.meta.dirname, "..");
 const handlers = ["crun", "firecracker"] as const;
@@ -52,63 +52,28 @@ describe("an upgrade", () => {
   const old = join(work, "old");
   const kept = new Map<string, Kept>();
   let snapshot: Snapshot;
-  let registry: TestRegistry;
-  let cni: TestCni;
+  let stage: CriStage;
   let image = "";
-  let daemon: TestDaemon;
   let cri: TestCri;
-  let pidsBefore: readonly string[] = [];
+  let ofOldPods: readonly Process[] = [];
 
-  const start = async (more: { readonly program?: string } = {}): Promise<void> => {
-    daemon = await startDaemon({
-      root: join(work, "root"),
-      state: join(work, "run"),
-      configToml: cni.toml,
-      ...more,
-    });
-    cri = new TestCri(daemon.socket, work);
-  };
-  const stop = async (): Promise<void> => {
-    cri[Symbol.dispose]();
-    await daemon.stop();
-  };
-  /** Pids and starts of the pods' own processes. */
-  const ofPods = (): readonly string[] =>
-    readdirSync("/proc").flatMap((pid) => {
-      if (!/^\d+$/.test(pid)) return [];
-      try {
-        const command = readFileSync(`/proc/${pid}/cmdline`, "latin1").replaceAll("\0", " ");
-        if (!command.includes(work) || command.includes("tinderboxd") || command.includes("docker-registry"))
-          return [];
-        const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
-        return [`${pid} ${stat.slice(stat.lastIndexOf(")")).split(" ")[20]}`];
-      } catch {
-        return []; // It has ended meanwhile.
-      }
-    });
   const keptOn = (handler: string): Kept => {
     const found = kept.get(handler);
     assert.ok(found);
     return found;
   };
-  const ended = async ({ id }: TestContainer): Promise<number> => {
-    const limit = AbortSignal.timeout(60_000);
-    for (;;) {
-      const { status } = await cri.runtime.callUnary("containerStatus", { containerId: id });
-      if (status?.state === ContainerState.CONTAINER_EXITED) return status.exitCode;
-      await setTimeout(200, undefined, { signal: limit });
-    }
-  };
+  const ended = (container: TestContainer): Promise<number> =>
+    eventually("the container has ended", 60, async () => {
+      const exitCode = await cri.exitCode(container);
+      assert.ok(exitCode !== undefined);
+      return exitCode;
+    });
 
   before(async () => {
     snapshot = snapshotHost([]);
     install(old);
-    registry = await startRegistry({ dir: join(work, "registry") });
-    image = `${registry.host}/test/busybox:latest`;
-    await pushBusyboxImage(registry.url, "test/busybox", "latest");
-    cni = writeBridgeConf(join(work, "cni"));
-    await start({ program: join(old, "bin/tinderboxd") });
-    await cri.pull(image);
+    stage = await startCriStage(work, { program: join(old, "bin/tinderboxd") });
+    ({ image, cri } = stage);
     for (const handler of handlers) {
       const pod = cri.podConfig();
       const podId = await cri.runPod(handler, pod);
@@ -121,29 +86,31 @@ describe("an upgrade", () => {
       kept.set(handler, { counts, ends, pod, shared });
     }
     const { runtimeVersion } = await cri.runtime.callUnary("version", {});
-    await stop();
-    pidsBefore = ofPods();
+    cri[Symbol.dispose]();
+    await stage.daemon.stop();
+    ofOldPods = processesLike(new RegExp(work)).filter(({ command }) => !command.includes("docker-registry"));
     rmSync(old, { recursive: true });
     // Something ends while there is no daemon.
     await setTimeout(3000);
-    await start();
+    const daemon = await startDaemon({
+      root: join(work, "root"),
+      state: join(work, "run"),
+      configToml: stage.cni.toml,
+    });
+    cri = new TestCri(daemon.socket, work);
+    stage = { ...stage, daemon, cri };
     assert.notEqual((await cri.runtime.callUnary("version", {})).runtimeVersion, runtimeVersion);
   });
 
   after(async () => {
-    await cri.removePods();
-    await stop();
-    await registry.stop();
-    cni.remove();
-    rmSync(work, { recursive: true, force: true });
+    await stopCriStage(work, stage);
     assertNothingAdded(snapshot);
   });
 
   test("no process of a pod is another", () => {
-    assert.ok(pidsBefore.length >= 4, pidsBefore.join(", "));
-    const now = new Set(ofPods());
+    assert.ok(ofOldPods.length >= 4, ofOldPods.map(({ command }) => command).join("\n"));
     assert.deepEqual(
-      pidsBefore.filter((one) => !now.has(one)),
+      ofOldPods.filter((one) => !isAlive(one)),
       [],
     );
   });
@@ -161,15 +128,14 @@ describe("an upgrade", () => {
 
     test(`${handler}: no line of a log is lost or doubled`, async () => {
       const { counts, shared } = keptOn(handler);
-      const limit = AbortSignal.timeout(60_000);
-      while (!readdirSync(shared).includes("done")) await setTimeout(100, undefined, { signal: limit });
+      await eventually("all is written", 60, () => assert.ok(readdirSync(shared).includes("done")));
       const wanted = Array.from({ length: lines }, (_, n) => `${n + 1}`);
       const written = (): readonly string[] =>
         readFileSync(counts.logPath, "utf8")
           .trimEnd()
           .split("\n")
           .map((line) => line.replace(/^\S+ stdout F /, ""));
-      while (written().length < lines) await setTimeout(100, undefined, { signal: limit });
+      await eventually("all is in the log", 60, () => assert.ok(written().length >= lines));
       assert.deepEqual(written(), wanted);
     });
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import {
   type ContainerConfigSchema,
+  ContainerState,
   type ExecSyncResponse,
   ImageService,
   type LinuxPodSandboxConfigSchema,
@@ -96,6 +97,12 @@ export class TestCri implements Disposable {
     if (exitCode !== 0)
       throw new Error(`${cmd.join(" ")}: exit code ${exitCode}: ${Buffer.from(stderr).toString()}`);
     return Buffer.from(stdout).toString();
+  }
+
+  /** Of a container that has ended; undefined while it has not. */
+  async exitCode({ id }: TestContainer): Promise<number | undefined> {
+    const { status } = await this.runtime.callUnary("containerStatus", { containerId: id });
+    return status?.state === ContainerState.CONTAINER_EXITED ? status.exitCode : undefined;
   }
 
   async removePods(): Promise<void> {

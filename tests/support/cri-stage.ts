@@ -19,7 +19,10 @@ export type CriStage = {
 /** Everything below `work`; `settings` stand before the daemon's CNI table. */
 export async function startCriStage(
   work: string,
-  { settings = "", ...more }: { readonly settings?: string } & Pick<TestDaemonOptions, "logLevel"> = {},
+  {
+    settings = "",
+    ...more
+  }: { readonly settings?: string } & Pick<TestDaemonOptions, "logLevel" | "program"> = {},
 ): Promise<CriStage> {
   const registry = await startRegistry({ dir: join(work, "registry") });
   const image = `${registry.host}/test/busybox:latest`;

@@ -3,11 +3,10 @@
  * is Debian's. A privileged container there takes this host's files for its root, by the volume server, and runs a command.
  */
 import { execFileSync } from "node:child_process";
-import { closeSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { selectModules } from "../../packages/tinderbox/src/guest/kernel-modules.ts";
-import { ContainerState } from "../../packages/tinderbox/src/rpc/gen/runtime/v1/api_pb.ts";
 import type { TestContainer } from "./cri-client.ts";
 import { type CriStage, startCriStage, stopCriStage } from "./cri-stage.ts";
 
@@ -31,7 +30,7 @@ export type GuestHostOptions = {
 
 export type Said = { readonly code: number; readonly out: string; readonly err: string };
 
-/** Files of the modules, in the order in which they load. */
+/** Files of the modules, by the kernel's names, in the order in which they load. */
 async function unpackModules(directory: string, wanted: readonly string[]): Promise<readonly string[]> {
   const packages = join(project, ".cache/packages");
   const kernel = readdirSync(packages).find((name) => /^linux-image-.*\.deb$/.test(name));
@@ -39,7 +38,11 @@ async function unpackModules(directory: string, wanted: readonly string[]): Prom
   execFileSync("dpkg-deb", ["--extract", join(packages, kernel), directory]);
   const [release = ""] = readdirSync(join(directory, "lib/modules"));
   const modules = join(directory, "lib/modules", release);
-  return (await selectModules(modules, wanted, directory)).map(({ path }) => join(modules, path));
+  return (await selectModules(modules, wanted, directory)).map(({ name, content }) => {
+    const file = join(directory, `${name}.ko`);
+    writeFileSync(file, content);
+    return file;
+  });
 }
 
 /**
@@ -117,8 +120,7 @@ export class GuestHost {
       mount --bind /shared /host${work}
       mount -t securityfs securityfs /host/sys/kernel/security
       for module in ${modules.map((path) => `/host${path}`).join(" ")}; do
-        name=$(basename $module .ko | tr - _)
-        [ -d /sys/module/$name ] || insmod $module
+        [ -d /sys/module/$(basename $module .ko) ] || insmod $module
       done
       mount -o ro,loop /host${own} /host${project}
       mkdir /host/run/old
@@ -152,14 +154,12 @@ export class GuestHost {
   async ended(say: (line: string) => void): Promise<number> {
     let said = 0;
     for (;;) {
-      const { status } = await this.#stage.cri.runtime.callUnary("containerStatus", {
-        containerId: this.#container.id,
-      });
+      const exitCode = await this.#stage.cri.exitCode(this.#container);
       // A line of the log: time, stream, whether it is whole, text.
       const lines = this.log().split("\n").slice(0, -1);
       for (const line of lines.slice(said)) say(line.split(" ").slice(3).join(" "));
       said = lines.length;
-      if (status?.state === ContainerState.CONTAINER_EXITED) return status.exitCode;
+      if (exitCode !== undefined) return exitCode;
       await setTimeout(1000);
     }
   }

@@ -1,4 +1,4 @@
-/** Which processes a process has started, by /proc. */
+/** Which processes there are, and which a process has started, by /proc. */
 import { readdirSync, readFileSync } from "node:fs";
 
 /** `started` is its start in ticks of the host's clock: with the pid, it is nobody else. */
@@ -27,6 +27,15 @@ export function descendantsOf(pid: number): readonly Process[] {
     return [{ pid: Number(name), started: stat[19] ?? "", command }];
   });
   return children.flatMap((child) => [child, ...descendantsOf(child.pid)]);
+}
+
+/** The processes whose command line, with spaces between its words, fits. */
+export function processesLike(pattern: RegExp): readonly Process[] {
+  return readdirSync("/proc").flatMap((name): Process[] => {
+    if (!/^\d+$/.test(name)) return [];
+    const command = read(`/proc/${name}/cmdline`).replaceAll("\0", " ");
+    return pattern.test(command) ? [{ pid: Number(name), started: statOf(name)[19] ?? "", command }] : [];
+  });
 }
 
 /** Whether no process of that number runs. */
